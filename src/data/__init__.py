@@ -1,0 +1,18 @@
+"""Data modules, and the sets that they read. The names load on first use, so that `data.spec` needs no torch."""
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "TensorData": "module",
+    "TensorLoader": "loader",
+    "Digits": "digits",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,163 @@
+"""`TensorData`: the base of the data modules whose splits are tensors in memory; resumes exactly, at any batch."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+from .loader import TensorLoader
+
+Splits = dict[str, dict[str, Tensor]]
+SPLITS = ("train", "val", "test")
+
+
+class TensorData(L.LightningDataModule):
+    """A data module over resident tensors; a subclass says `name`, `sizes` and how to `load`.
+
+    Batches are dictionaries: `x` (B, L, dim_in) float, `y` (B,) int64 or (B, k) float, where a set has it `lengths`
+    (B,), and what `TensorLoader` adds (`weight`; in evaluation `mask`). A split that fits into `RESIDENT_BYTES`
+    lies on the trainer's device. In `self.log` pass `batch_size=len(batch["y"])`: `weight` has no batch axis.
+
+    Exact resume: the checkpoint holds the epoch and the number of batches done in it; the order is a function of
+    (seed, epoch), so that the next batch is the one that the uninterrupted run would have taken.
+
+    Args:
+        batch_size: samples of a training batch, over all processes together.
+        seed: of the order of the training batches.
+        eval_batch_size: samples of a validation or test batch; None takes `batch_size`.
+    """
+
+    name: str
+    RESIDENT_BYTES = 2 * 2**30
+
+    def __init__(self, batch_size: int, *, seed: int = 0, eval_batch_size: int | None = None):
+        super().__init__()
+        for label, value, least in (
+            ("batch_size", batch_size, 1),
+            ("seed", seed, 0),
+            ("eval_batch_size", batch_size if eval_batch_size is None else eval_batch_size, 1),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{label} must be a whole number of at least {least}, got {value!r}")
+        self.batch_size, self.seed = batch_size, seed
+        self.eval_batch_size = eval_batch_size or batch_size
+        self.splits: Splits = {}
+        self._provenance: list[dict[str, Any]] = []
+        self._position = (0, 0)
+
+    @property
+    @abstractmethod
+    def sizes(self) -> dict[str, int]:
+        """`dim_in`, `dim_out` (classes, or targets of a regression) and `length`, known before any data are read."""
+
+    @abstractmethod
+    def load(self) -> Splits:
+        """Reads the set: split -> {"x", "y", ...}; `val` may be missing. Calls `note_source` for what it read."""
+
+    def note_source(self, source: Mapping[str, Any]) -> None:
+        """Adds an entry (`name`, `revision`, `sha256`, optionally `remark`) to the provenance."""
+        self._provenance.append(dict(source))
+
+    @property
+    def provenance(self) -> list[dict[str, Any]]:
+        """What was read, after `setup`: one entry per source with `name`, `revision`, `sha256`."""
+        return self._provenance
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Samples of train, val and test, after `setup`; 0 for a split that the set does not have."""
+        return {split: len(self.splits[split]["y"]) if split in self.splits else 0 for split in SPLITS}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Loads and checks the splits, once.
+
+        Raises:
+            DataError: data missing, altered, empty, with labels out of range or non-finite values.
+        """
+        if not self.splits:
+            self._provenance = []
+            splits = self.load()
+            for split, tensors in splits.items():
+                check_split(self.name, split, tensors, self.sizes["dim_out"])
+            self.splits = splits
+        if "val" not in self.splits and self.trainer is not None:
+            # To Lightning an empty loader is a mistake; this is how it is told that there is no validation.
+            self.trainer.limit_val_batches = 0
+
+    def train_dataloader(self) -> TensorLoader:
+        """Shuffled by (seed, epoch); begins at the position of a loaded checkpoint."""
+        loader = self._loader("train", self.batch_size)
+        loader.epoch, loader.skip = self._position
+        return loader
+
+    def val_dataloader(self) -> TensorLoader:
+        """In order; a set without validation split has none (its epochs are then not validated)."""
+        return self._loader("val", self.eval_batch_size)
+
+    def test_dataloader(self) -> TensorLoader:
+        """In order, every sample once."""
+        return self._loader("test", self.eval_batch_size)
+
+    def _loader(self, split: str, batch_size: int) -> TensorLoader:
+        if split not in self.splits:
+            raise DataError(f"{self.name}: there is no split '{split}', only {', '.join(self.splits) or 'none yet'}")
+        tensors, rank, world = self.splits[split], 0, 1
+        if self.trainer is not None:
+            rank, world = self.trainer.global_rank, self.trainer.world_size
+            if sum(t.numel() * t.element_size() for t in tensors.values()) <= self.RESIDENT_BYTES:
+                device = self.trainer.strategy.root_device
+                tensors = self.splits[split] = {k: t.to(device) for k, t in tensors.items()}
+        train = split == "train"
+        return TensorLoader(tensors, batch_size, shuffle=train, seed=self.seed, rank=rank, world=world)
+
+    def state_dict(self) -> dict[str, int]:
+        """{"epoch", "done"}: the epoch of the next training batch and the batches of it that are behind."""
+        if self.trainer is None or not self.splits:
+            epoch, done = self._position
+            return {"epoch": epoch, "done": done}
+        batches = -(-self.counts["train"] // self.batch_size)
+        batches = int(min(batches, self.trainer.num_training_batches)) or batches
+        # `processed`, not `completed`: the latter is one behind inside on_train_batch_end.
+        processed = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        ahead, done = divmod(processed, batches)
+        return {"epoch": self.trainer.current_epoch + ahead, "done": done}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Sets where the next `train_dataloader` begins.
+
+        The loader gets the epoch from here too: Lightning makes the first iterator before it announces the epoch.
+        """
+        self._position = (int(state_dict["epoch"]), int(state_dict["done"]))
+
+
+def check_split(name: str, split: str, tensors: Mapping[str, Tensor], classes: int) -> None:
+    """Raises DataError, naming set, split and first bad index, unless the split can be trained on.
+
+    Checked: at least one sample, equally many rows in all tensors, whole-number labels in 0 .. classes-1, no NaN and
+    no infinity in floating tensors.
+    """
+    counts = {key: len(tensor) for key, tensor in tensors.items()}
+    if 0 in counts.values():
+        raise DataError(f"{name}: split '{split}' is empty")
+    if len(set(counts.values())) != 1:
+        raise DataError(f"{name}: split '{split}' has unequal numbers of rows: {counts}")
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point():
+            bad = ~torch.isfinite(tensor).flatten(1).all(1) if tensor.ndim > 1 else ~torch.isfinite(tensor)
+            if bad.any():
+                raise DataError(
+                    f"{name}: split '{split}', sample {int(bad.nonzero()[0])}: '{key}' is NaN or infinite"
+                )
+    labels = tensors["y"]
+    if not labels.is_floating_point():
+        bad = (labels < 0) | (labels >= classes)
+        if bad.any():
+            index = int(bad.nonzero()[0, 0])
+            raise DataError(
+                f"{name}: split '{split}', sample {index}: label {labels[index].tolist()} is not in "
+                f"0 .. {classes - 1}"
+            )

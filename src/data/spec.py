@@ -1,0 +1,170 @@
+"""The data sets that eigenzoo knows: where they come from, how large they are, and by which digest they are verified.
+
+Nothing here imports torch or reads data.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..errors import DataError
+
+UNALTERED = ""
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """One set.
+
+    Attributes:
+        name: of the set, of its folder under `EIGENZOO_DATA` and of `eigenzoo data fetch NAME`.
+        source: `hub` (parquet files of a dataset repository), `files` (the original files by URL) or `package`
+            (ships with a dependency).
+        hub_id, revision: of the repository, or of the package.
+        sizes: samples per split, as far as published.
+        digests: part -> {sha256: remark}, every digest of it that is known. The part is a split (`hub`), a file
+            (`files`) or `all`. A digest is over the bytes of the part's files in the order of their names or, for a
+            re-packed copy, over its content in row order, see `content`. The remark of an unaltered copy is
+            empty, that of a variant says what is different and is printed wherever a result is.
+        content: what a content digest is over: `pixels` (decoded, uint8, row-major) or `images` (the image files).
+        columns: needed in the parquet files.
+        urls: path in the set's folder -> address (`source="files"`).
+        layout: what a folder under `EIGENZOO_DATA` has to hold.
+        licence, citation, url, note: for people.
+    """
+
+    name: str
+    source: str
+    revision: str
+    sizes: Mapping[str, int]
+    licence: str
+    citation: str
+    url: str
+    layout: str
+    hub_id: str = ""
+    digests: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    content: str = "pixels"
+    columns: tuple[str, ...] = ()
+    urls: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
+
+
+JPEG_REMARK = "JPEG-recompressed pixels; accuracies comparable only among own runs"
+PARQUET = "the parquet files of the hub repository, <split>-*.parquet"
+
+
+def _bidmc(target: str, record: int) -> DataSpec:
+    stem = f"BIDMC32{target}"
+    return DataSpec(
+        name=f"bidmc_{target.lower()}",
+        source="files",
+        revision=f"zenodo {record}",
+        sizes={},
+        licence="CC-BY-4.0",
+        citation="Tan, Bergmeir, Petitjean, Webb, Time series extrinsic regression, 2021",
+        url=f"https://zenodo.org/record/{record}",
+        layout=f"{stem}_TRAIN.ts and {stem}_TEST.ts",
+        urls={
+            f"{stem}_{part}.ts": f"https://zenodo.org/record/{record}/files/{stem}_{part}.ts"
+            for part in ("TRAIN", "TEST")
+        },
+        note="PPG and ECG, 2 channels of 4000 steps (32 s at 125 Hz); a regression target per sample",
+    )
+
+
+_TABLE = (
+    DataSpec(
+        name="digits",
+        source="package",
+        revision="scikit-learn",
+        sizes={"train": 1437, "test": 360},
+        licence="CC-BY-4.0",
+        citation="Alpaydin, Kaynak, Optical recognition of handwritten digits, UCI 1998",
+        url="https://archive.ics.uci.edu/dataset/80",
+        layout="none: ships with scikit-learn",
+        digests={"all": {"8f26b2bd9d135c256808f68f14fdabddde6d9c7f869ae419704b051f0f14b3b3": UNALTERED}},
+        note="1797 images of 8x8",
+    ),
+    DataSpec(
+        name="mnist",
+        source="hub",
+        hub_id="ylecun/mnist",
+        revision="77f3279092a1c1579b2250db8eafed0ad422088c",
+        sizes={"train": 60000, "test": 10000},
+        licence="CC-BY-SA-3.0",
+        citation="LeCun, Bottou, Bengio, Haffner, Gradient-based learning, Proc. IEEE 1998",
+        url="https://huggingface.co/datasets/ylecun/mnist",
+        layout=PARQUET,
+        digests={
+            "train": {
+                "f2c01285a9f89399335b00ee4e8d499dc4e46db5e39c74903ce5618d895eb3bf": UNALTERED,
+                # The same pixels, encoded and packed again.
+                "b4f35dbf6e01d28d5c15996125cdac687cd73570eecdccbfa48e149106163de1": UNALTERED,
+                "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757": UNALTERED,
+            },
+            "test": {
+                "d49fcf556ce25b002b302e318ce4a11098bbfe5d4499c3f35d7c72297c52374b": UNALTERED,
+                "1d14bd6e6420cf4c21034bca4547042d94b3bb7b3c85f3ab63f64f199a67dc62": UNALTERED,
+                "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161": UNALTERED,
+            },
+        },
+        columns=("image", "label"),
+        note="grey, 28x28",
+    ),
+    DataSpec(
+        name="cifar10",
+        source="hub",
+        hub_id="uoft-cs/cifar10",
+        revision="0b2714987fa478483af9968de7c934580d0bb9a2",
+        sizes={"train": 50000, "test": 10000},
+        licence="free for research, with citation",
+        citation="Krizhevsky, Learning multiple layers of features from tiny images, 2009",
+        url="https://huggingface.co/datasets/uoft-cs/cifar10",
+        layout=PARQUET,
+        content="images",
+        digests={
+            "train": {
+                "8428b53a88a11ac374111006708df51469e315a22ac6d66470afd9c78d2ae883": UNALTERED,
+                "e23a5e8eea9f9dd102e4eec4980e13b0695329cbb2817b5c36a3f348bb38c6a9": JPEG_REMARK,
+                "e88678367f5af1161c9ee360dc684dbd5c4dbc001d3745c3398b4ed2b3769c87": JPEG_REMARK,
+            },
+            "test": {
+                "841389e6f2d64f28bf17310e430aebac20ec3ba611a3c5e231dc93c645ce84de": UNALTERED,
+                "e98fc442e71c5c459f893aa5bd9a995703721ce683c1aeb186d3afd34bdc4bab": JPEG_REMARK,
+                "ff06663bf9bea872b36759de020bc3648f3b2d270b2af789728c820daf2748aa": JPEG_REMARK,
+            },
+        },
+        columns=("img", "label"),
+        note="RGB, 32x32",
+    ),
+    DataSpec(
+        name="speech_commands",
+        source="files",
+        hub_id="google/speech_commands",
+        revision="v0.02",
+        sizes={"train": 84843, "val": 9981, "test": 11005},
+        licence="CC-BY-4.0",
+        citation="Warden, Speech Commands, arXiv 1804.03209",
+        url="https://huggingface.co/datasets/google/speech_commands",
+        layout="the unpacked archive v0.02: <word>/*.wav, validation_list.txt, testing_list.txt",
+        digests={
+            "speech_commands_v0.02.tar.gz": {
+                "af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58": UNALTERED
+            }
+        },
+        urls={"speech_commands_v0.02.tar.gz": "http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz"},
+        note="35 words, 16 kHz; the hub's own test split is another one (4890 clips, words pooled as unknown), "
+        "the official lists are in the archive only",
+    ),
+    _bidmc("HR", 4001456),
+    _bidmc("RR", 4001463),
+    _bidmc("SpO2", 4001464),
+)
+
+SPECS: Mapping[str, DataSpec] = {spec.name: spec for spec in _TABLE}
+
+
+def get_spec(name: str) -> DataSpec:
+    """The spec of a set; DataError with the known names otherwise."""
+    if name not in SPECS:
+        raise DataError(f"no data set is called {name!r}; known: {', '.join(SPECS)}")
+    return SPECS[name]

@@ -1,0 +1,331 @@
+"""A paper's table from the records: ours beside the published figures, what each row cost, a verdict per claim.
+
+Formats: `text` (terminal), `md`, `latex`, `csv` (rows only) and `json`: {paper, rows: [...], claims: [{name, kind, scale,
+verdict, ours, wanted, ...}]}. All numbers are in the unit of the metric. Rendering is a pure function of paper and
+records: no clock, no machine, no torch.
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..errors import ConfigError
+from .claims import Judgement, judge
+from .paper import Metric, Paper, Row, Table
+from .stats import SCALES, Runs, Summary, collect, summarise
+
+FORMATS = ("text", "md", "csv", "latex", "json")
+_BUDGET = ("steps", "params", "time")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One table at one scale, ready to be laid out: cells as text."""
+
+    title: str
+    scale: str
+    header: tuple[str, ...]
+    cells: tuple[tuple[str, ...], ...]
+    claims: tuple[Judgement, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def render(paper: Paper, records: Iterable[Mapping], scale: str | None = None, format: str = "md") -> str:
+    """The tables of `paper` in one of `FORMATS`, at one scale or at all that have runs or claims (`smoke`: only if asked).
+
+    Raises ConfigError for an unknown format or scale.
+    """
+    known(format, FORMATS, "format")
+    if scale is not None:
+        known(scale, SCALES, "scale")
+    records = list(records)
+    if format == "json":
+        return json.dumps(as_dict(paper, records, scale), indent=2, ensure_ascii=False)
+    if format == "csv":
+        return _csv(as_dict(paper, records, scale)["rows"])
+    return _LAYOUTS[format](blocks(paper, records, scale))
+
+
+def known(name: str, names: Sequence[str], what: str) -> None:
+    """ConfigError unless `name` is one of `names`."""
+    if name not in names:
+        raise ConfigError(f"there is no {what} '{name}'; there are {', '.join(names)}")
+
+
+def blocks(paper: Paper, records: Iterable[Mapping], scale: str | None = None) -> list[Block]:
+    """Every table of the paper at every scale to be shown, cells formatted."""
+    records = list(records)
+    runs = collect(records, paper.name)
+    found = []
+    for table in paper.tables:
+        own = {claim.name for claim in table.claims}
+        judged = [j for j in judge(paper, records, scale) if j.name in own]
+        for name in _scales(table, runs, scale):
+            rows = [row for row in table.rows if name in row.scales]
+            cells = [_cells(row, runs.get((row.name, name), Runs()), table) for row in rows]
+            claims = tuple(j for j in judged if j.scale == name)
+            notes = _notes(paper, table, rows, runs, name)
+            found.append(Block(table.title, name, _header(table), tuple(map(tuple, cells)), claims, notes))
+    return found
+
+
+def as_dict(paper: Paper, records: Iterable[Mapping], scale: str | None = None) -> dict[str, Any]:
+    """{paper, rows, claims} as plain containers; one row per (table, row, scale, metric)."""
+    records = list(records)
+    runs = collect(records, paper.name)
+    rows = [
+        _flat(table, row, metric, name, runs.get((row.name, name), Runs()))
+        for table in paper.tables
+        for name in _scales(table, runs, scale)
+        for row in table.rows
+        if name in row.scales
+        for metric in table.metrics
+    ]
+    claims = [asdict(judgement) for judgement in judge(paper, records, scale)]
+    return {"paper": paper.name, "rows": rows, "claims": claims}
+
+
+def spread(summary: Summary, digits: int) -> str:
+    """`0.9513 ± 0.0020 (3)`: mean, sample deviation, seeds; a single seed has no deviation."""
+    if summary.n == 0:
+        return ""
+    if not math.isfinite(summary.mean):
+        return f"not finite ({summary.n})"
+    deviation = "" if summary.sd is None else f" ± {summary.sd:.{digits}f}"
+    return f"{summary.mean:.{digits}f}{deviation} ({summary.n})"
+
+
+def layout(header: Sequence[str], cells: Iterable[Sequence[str]], format: str = "text") -> str:
+    """A plain grid of text as `text` (aligned columns) or `md`."""
+    rows = [tuple(map(str, row)) for row in cells]
+    if format == "md":
+        lines = [header, ["---"] * len(header), *rows]
+        return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [header, ["-" * width for width in widths], *rows]
+    padded = ("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines)
+    return "\n".join(line.rstrip() for line in padded)
+
+
+def _summary(runs: Runs, metric: Metric) -> Summary:
+    values = runs.values(metric.name) if runs.has(metric.name) else []
+    return summarise([value * metric.factor for value in values])
+
+
+def _scales(table: Table, runs: Mapping[tuple[str, str], Runs], scale: str | None) -> list[str]:
+    if scale is not None:
+        return [scale]
+    names = {row.name for row in table.rows}
+    used = {s for row, s in runs if row in names} | {s for claim in table.claims for s in claim.scale}
+    return [s for s in SCALES if s in used and s != "smoke"] or ["paper"]
+
+
+def _published(table: Table, metric: Metric) -> bool:
+    return any(metric.name in row.published for row in table.rows)
+
+
+def _header(table: Table) -> tuple[str, ...]:
+    names = ["row"]
+    for metric in table.metrics:
+        unit = f" [{metric.unit}]" if metric.unit else ""
+        names += [f"{metric.label}{unit}"] + (["published"] if _published(table, metric) else [])
+    return (*names, *_BUDGET)
+
+
+def _cells(row: Row, runs: Runs, table: Table) -> list[str]:
+    cells = [row.name]
+    for metric in table.metrics:
+        shown = spread(_summary(runs, metric), metric.digits)
+        cells.append(shown or ("failed" if runs.failed else "not run"))
+        if _published(table, metric):
+            cells.append(_published_cell(row, metric))
+    return [*cells, *_budget(runs)]
+
+
+def _published_cell(row: Row, metric: Metric) -> str:
+    value = row.published.get(metric.name)
+    if value is None:
+        return "-"
+    deviation = row.published_sd.get(metric.name)
+    shown = f"{value:g}" if deviation is None else f"{value:g} ± {deviation:g}"
+    return f"{shown} ({row.published_on})" if row.published_on else shown
+
+
+def _budget(runs: Runs) -> list[str]:
+    """Steps, parameters and mean wall time of a run; a range where the seeds differ in steps or parameters."""
+    done = [runs.runs[seed] for seed in sorted(runs.runs)]
+    if not done:
+        return [""] * len(_BUDGET)
+    steps = [run["steps"] for run in done if run["steps"]]
+    params = [run["params"]["total"] for run in done if run["params"]]
+    return [_range(steps), _range(params), duration(sum(run["wall_s"] for run in done) / len(done))]
+
+
+def _range(values: Sequence[int]) -> str:
+    if not values:
+        return "-"
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def duration(seconds: float) -> str:
+    """`0.42 s`, `51 s`, `12 min`, `3.4 h`."""
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _notes(
+    paper: Paper, table: Table, rows: Sequence[Row], runs: Mapping[tuple[str, str], Runs], scale: str
+) -> tuple[str, ...]:
+    """Of the file, of the data (a variant of a set), where the published figures were read, and what failed."""
+    cells = [(row, runs.get((row.name, scale), Runs())) for row in rows]
+    done = [run for _, cell in cells for run in cell.runs.values()]
+    data = {f"{item.get('name', 'data')}: {item['note']}" for run in done for item in run["data"] if item.get("note")}
+    read = {f"Published: {row.source}." for row in rows if row.source and row.published}
+    dirty = any((run["git"] or {}).get("dirty") for run in done)
+    failed = [
+        f"Failed: {row.name}, seed {seed}: {run.get('error') or 'no message'}"
+        for row, cell in cells
+        for seed, run in sorted(cell.failed.items())
+    ]
+    changed = ["Some runs were made from a tree with uncommitted changes."] if dirty else []
+    return (*table.notes, *paper.notes, *sorted(data), *sorted(read), *changed, *failed)
+
+
+def _flat(table: Table, row: Row, metric: Metric, scale: str, runs: Runs) -> dict[str, Any]:
+    summary = _summary(runs, metric)
+    steps, params, _ = _budget(runs)
+    done = list(runs.runs.values())
+    return {
+        "table": table.name,
+        "scale": scale,
+        "row": row.name,
+        "metric": metric.name,
+        "unit": metric.unit,
+        "n": summary.n,
+        "mean": summary.mean if math.isfinite(summary.mean) else None,
+        "sd": summary.sd,
+        "se": summary.se,
+        "published": row.published.get(metric.name),
+        "published_sd": row.published_sd.get(metric.name),
+        "published_on": row.published_on,
+        "steps": steps.replace(",", ""),
+        "params": params.replace(",", ""),
+        "wall_s": sum(run["wall_s"] for run in done) / len(done) if done else None,
+        "failed": sorted(runs.failed),
+    }
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow(row | {"failed": " ".join(map(str, row["failed"]))})
+    return out.getvalue().rstrip("\n")
+
+
+def claim_cells(claims: Sequence[Judgement]) -> list[tuple[str, ...]]:
+    """(verdict, claim, wanted, ours) for each claim."""
+    return [(c.verdict, c.text or c.name, c.wanted, c.ours) for c in claims]
+
+
+_CLAIM_HEADER = ("verdict", "claim", "wanted", "ours")
+
+
+def _markdown(found: Sequence[Block]) -> str:
+    parts = []
+    for block in found:
+        parts += [f"**{block.title}** (scale `{block.scale}`)", layout(block.header, block.cells, "md")]
+        if block.claims:
+            parts.append(layout(_CLAIM_HEADER, claim_cells(block.claims), "md"))
+        parts += ["\n".join(f"- {note}" for note in block.notes)] if block.notes else []
+    return "\n\n".join(parts)
+
+
+def _text(found: Sequence[Block]) -> str:
+    parts = []
+    for block in found:
+        lines = [f"{block.title} (scale {block.scale})", layout(block.header, block.cells)]
+        for verdict, claim, want, ours in claim_cells(block.claims):
+            lines += [f"{verdict:<13}{claim}", f"{'':<13}wanted {want}", f"{'':<13}ours   {ours}"]
+        parts.append("\n".join([*lines, *(f"note: {note}" for note in block.notes)]))
+    return "\n\n".join(parts)
+
+
+_ESCAPES = {c: f"\\{c}" for c in "&%$#_{}"} | {
+    "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "±": "$\\pm$", "<": "$<$",
+    ">": "$>$", "|": "$|$",
+}  # fmt: skip
+
+
+def _latex(found: Sequence[Block]) -> str:
+    """A booktabs tabular per block; verdicts and notes as comments."""
+    parts = []
+    for block in found:
+        lines = [f"% {block.title} (scale {block.scale})", f"\\begin{{tabular}}{{l{'r' * (len(block.header) - 1)}}}"]
+        lines += ["\\toprule", _latex_row(block.header), "\\midrule", *map(_latex_row, block.cells)]
+        lines += ["\\bottomrule", "\\end{tabular}"]
+        lines += [f"% {verdict}: {want}; ours: {ours}" for verdict, _, want, ours in claim_cells(block.claims)]
+        parts.append("\n".join([*lines, *(f"% {note}" for note in block.notes)]))
+    return "\n\n".join(parts)
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join("".join(_ESCAPES.get(c, c) for c in cell) for cell in cells) + " \\\\"
+
+
+_LAYOUTS = {"md": _markdown, "text": _text, "latex": _latex}
+
+
+def render_sweep(
+    outcomes: Iterable[Mapping], keys: Sequence[str], metrics: Sequence[str] | None = None, format: str = "text"
+) -> str:
+    """A sweep's table: the swept `keys` as columns (the seed is averaged over), mean ± sd (n seeds), then failed jobs.
+
+    `outcomes`: records, or for a job that left none {status, overrides: ["key=value", ...], error}. `metrics`: which to
+    show; default: those named `test/...`, or all where there are none.
+    """
+    known(format, ("text", "md"), "format of a sweep")
+    outcomes = list(outcomes)
+    columns = [key for key in keys if key != "seed"]
+    groups: dict[tuple[str, ...], Runs] = {}
+    for outcome in outcomes:
+        if outcome["status"] == "main":
+            cell = groups.setdefault(tuple(swept_value(outcome, key) for key in columns), Runs())
+            cell.runs[outcome["seed"]] = dict(outcome)
+    shown = [Metric(name, name, digits=4) for name in metrics or _swept_metrics(groups)]
+    header = [*columns, *(metric.label for metric in shown), "time"]
+    cells = [[*values, *(spread(_summary(c, m), m.digits) for m in shown), _budget(c)[-1]] for values, c in groups.items()]
+    failed = [outcome for outcome in outcomes if outcome["status"] != "main"]
+    lines = [layout(header, cells, format)] if cells else ["no job finished"]
+    lines += [f"{o['status']}: {_job(o, keys)}: {o.get('error') or 'no message'}" for o in failed]
+    return "\n".join(lines)
+
+
+def swept_value(outcome: Mapping, key: str) -> str:
+    """The value of a dotted key in a job: from its overrides, else from the record, else from the record's config."""
+    for word in reversed(outcome.get("overrides") or []):
+        name, _, value = word.partition("=")
+        if name.lstrip("+") == key:
+            return value
+    node: Any = outcome if key in ("experiment", "scale", "seed") else outcome.get("config") or {}
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return json.dumps(node, sort_keys=True) if isinstance(node, (Mapping, list)) else str(node)
+
+
+def _job(outcome: Mapping, keys: Sequence[str]) -> str:
+    return " ".join(f"{key}={swept_value(outcome, key)}" for key in keys)
+
+
+def _swept_metrics(groups: Mapping[tuple[str, ...], Runs]) -> list[str]:
+    names = sorted({name for cell in groups.values() for run in cell.runs.values() for name in run["metrics"]})
+    return [name for name in names if name.startswith("test/")] or names

@@ -1,0 +1,221 @@
+"""Training: data, model, task and Trainer from a config; fit, test, export, record."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from rich.console import Console
+
+from ..errors import ConfigError
+from . import checkpoint
+from .build import build, build_model
+from .checkpoint import BEST, RunCheckpoint, RunCheckpointIO
+from .compose import Composed
+from .determinism import StepNoise
+from .folder import RunFolder
+from .guard import FiniteGuard
+from .identity import run_id
+from .logs import RunLog, TrainLog
+from .progress import Progress, banner
+from .record import device_name, make_record, now, peak_mb
+
+
+class Clock(pl.Callback):
+    """Seconds and steps spent in training, over all the pieces of an interrupted run."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.started = now()
+        self._since: float | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._since = time.monotonic()
+
+    def read(self) -> float:
+        """Seconds until now."""
+        return self.seconds + (time.monotonic() - self._since if self._since is not None else 0.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.read(), "started": self.started}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seconds, self.started = state_dict["seconds"], state_dict["started"]
+
+
+def train(composed: Composed, folder: RunFolder, console: Console) -> dict[str, Any]:
+    """One training run in its folder; returns the record."""
+    config = composed.config
+    pl.seed_everything(config["seed"], verbose=False)
+    allowed = config["allow_targets"]
+    data = build(config["data"], "data", allowed=allowed, **_seed_for(config))
+    data.prepare_data()
+    data.setup("fit")
+    if config["test_weights"] == "best" and not data.counts.get("val"):
+        raise ConfigError(
+            "test_weights: 'best' is chosen on a validation part, and these data have none; "
+            "set test_weights=last, or give the data a validation part"
+        )
+    torch.manual_seed(config["seed"])  # the weights do not depend on what the data have drawn
+    model = build_model(config["model"], data.sizes, allowed=allowed)
+    if config["compile"]:
+        # In place: the names in the state dict stay what they are.
+        model.compile(**({} if config["compile"] is True else {"mode": config["compile"]}))
+    task = build(
+        config["task"], "task", allowed=allowed, model=model,
+        optim=build(config["optim"], "optim", allowed=allowed),
+        scheduler=build(config["scheduler"], "scheduler", allowed=allowed) if config["scheduler"] else None,
+    )  # fmt: skip
+    start, remarks = checkpoint.latest(folder.path) if config["resume"] else (None, [])
+    for remark in remarks:
+        console.print(remark, soft_wrap=True)
+    trainer, clock, log = _trainer(config, folder, task, console)
+    steps_done = None
+    if start is not None:
+        steps_done = int(checkpoint.load(start)["global_step"])
+        log.rewind(steps_done)
+    elif log.path.exists():
+        log.rewind(0)
+    _announce(composed, folder, trainer, model, data, steps_done, console)
+    trainer.fit(task, datamodule=data, ckpt_path=start, weights_only=True)
+    seconds = clock.read()
+    metrics, tested = _test(config, trainer, task, data, folder.path)
+    if not trainer.is_global_zero:
+        return {}
+    record = make_record(
+        config, run_id(config), metrics,
+        weights=tested, steps=trainer.global_step, epochs=trainer.current_epoch,
+        wall_s=round(seconds, 2), s_per_step=round(seconds / max(1, trainer.global_step), 6),
+        peak_mb=peak_mb(task.device),
+        params=_count(model), data=data.provenance, started=clock.started, finished=now(),
+    )  # fmt: skip
+    many = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
+    record["device"] = device_name(trainer.strategy.root_device) + many
+    _leave(config, folder.path, log, model, data, record)
+    return record
+
+
+def _seed_for(config: Mapping[str, Any]) -> dict[str, int]:
+    return {} if "seed" in config["data"] else {"seed": config["seed"]}
+
+
+def _count(model: torch.nn.Module) -> dict[str, int]:
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return {"total": sum(n for n, _ in sizes), "trainable": sum(n for n, t in sizes if t)}
+
+
+def _trainer(
+    config: Mapping[str, Any], folder: RunFolder, task: Any, console: Console
+) -> tuple[pl.Trainer, Clock, RunLog]:
+    """The Trainer with the harness's own callbacks; their order is the order of a step."""
+    allowed, clock, log = config["allow_targets"], Clock(), RunLog(folder.path)
+    keeper = RunCheckpoint(
+        folder.path, monitor=task.monitor, higher_is_better=task.higher_is_better,
+        every_s=config["checkpoint_every_s"],
+    )  # fmt: skip
+    extra = [build(n, f"callbacks.{k}", allowed=allowed) for k, n in (config["callbacks"] or {}).items() if n]
+    loggers = [log]
+    for name, node in (config["logger"] or {}).items():
+        loggers.append(build(node, f"logger.{name}", allowed=allowed, **_logger_facts(node, config, folder.path)))
+    callbacks: list[pl.Callback] = [StepNoise(config["seed"]), FiniteGuard(), TrainLog(), *extra]
+    progress = Progress(task.monitor, lambda: keeper.best, console)
+    trainer = build(
+        config["trainer"], "trainer", allowed=allowed,
+        callbacks=[*callbacks, progress, clock, keeper],  # the checkpoint comes last: it holds the others' state
+        logger=loggers, plugins=[RunCheckpointIO()], default_root_dir=str(folder.path),
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        use_distributed_sampler=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    return trainer, clock, log
+
+
+def _logger_facts(node: Mapping[str, Any], config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The run's id is the logger's too, so that a resumed run goes on in the same place."""
+    name = str(node["_target_"]).rsplit(".", 1)[-1]
+    if name == "WandbLogger":
+        tags = [t for t in (config["paper"], config["row"], config["scale"]) if t]
+        facts = {"id": run_id(config), "name": folder.name, "group": config["experiment_name"], "tags": tags}
+        return {"save_dir": str(folder), "resume": "allow", **facts}
+    if name == "TensorBoardLogger":
+        return {"save_dir": str(folder), "name": "", "version": "tensorboard"}
+    return {"save_dir": str(folder)} if name in ("CSVLogger", "MLFlowLogger") else {}
+
+
+def _announce(
+    composed: Composed, folder: RunFolder, trainer: pl.Trainer, model: Any, data: Any, done: int | None,
+    console: Console,
+) -> None:  # fmt: skip
+    from . import store
+    from .run import changes
+
+    config, count = composed.config, _count(model)
+    batches = -(-data.counts["train"] // data.batch_size)
+    limit = trainer.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else max(1, int(batches * limit))
+    steps = batches * (trainer.max_epochs or 1)
+    steps = min(steps, trainer.max_steps) if trainer.max_steps > 0 else steps
+    device = trainer.strategy.root_device
+    here = device_name(device)
+    like = [
+        r["s_per_step"]
+        for r in store.read([p for p in [Path(config["run_dir"]) / "results"] if p.is_dir()])
+        if r["experiment"] == config["experiment_name"] and r["device"] == here and r["s_per_step"]
+    ]
+    console.print(
+        banner(
+            title=f"{config['experiment_name']} · scale {config['scale']} · seed {config['seed']}",
+            changes={k: v for k, v in changes(composed).items() if k != "scale"},
+            parameters=(count["total"], count["trainable"]), counts=data.counts,
+            device=f"{here}, {trainer.world_size} process{'es' if trainer.world_size > 1 else ''}",
+            steps=int(steps), estimate_s=like[-1] * (steps - (done or 0)) if like else None,
+            folder=str(folder.path), resumed=done,
+        ),
+        soft_wrap=True,
+    )  # fmt: skip
+
+
+def _test(
+    config: Mapping[str, Any], trainer: pl.Trainer, task: Any, data: Any, folder: Path
+) -> tuple[dict[str, float], str]:
+    """Metrics of the test part, and of the last validation; which weights they belong to."""
+    metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+    tested = "last"
+    if config["test_weights"] == "best":
+        trainer.strategy.barrier()
+        if not (folder / BEST).exists():
+            raise ConfigError(
+                f"test_weights: there are no best weights in {folder}; is '{task.monitor}' ever computed?"
+            )
+        best = checkpoint.load(folder / BEST)
+        task.model.load_state_dict(best["model"])
+        metrics[f"best/{task.monitor}"] = float(best[task.monitor])
+        tested = "best"
+    rows = trainer.test(task, datamodule=data, verbose=False) if data.counts.get("test") else []
+    for row in rows:
+        metrics |= {k: float(v) for k, v in row.items()}
+    return metrics, tested
+
+
+def _leave(
+    config: Mapping[str, Any], folder: Path, log: RunLog, model: Any, data: Any, record: dict[str, Any]
+) -> None:
+    """What a finished run leaves behind: CSV, curve, weights, card."""
+    from .export import export
+    from .figures import training_curve
+
+    log.write_csv()
+    (folder / "figures").mkdir(exist_ok=True)
+    training_curve(log.path, folder / "figures" / "training.png")
+    node = {**{k: v for k, v in data.sizes.items() if k in _arguments(model)}, **config["model"]}
+    split = data.test_dataloader() or data.val_dataloader() or data.train_dataloader()
+    batch = next(iter(split))
+    inputs = tuple(batch[k][:4].cpu() for k in ("x", "lengths") if k in batch)
+    export(model.cpu(), {**config, "model": node}, folder, inputs, record)
+
+
+def _arguments(model: Any) -> set[str]:
+    import inspect
+
+    return set(inspect.signature(type(model)).parameters)

@@ -1,0 +1,1 @@
+"""Models as plain modules, one family per folder."""

@@ -1,0 +1,159 @@
+"""The residual block around a sequence layer, and the small modules that it is made of.
+
+    z = x (post-norm) | norm(x) (pre-norm)
+    y = layer(mask z) -> GELU -> dropout -> linear dim -> 2 dim, GLU (`glu`) or linear dim -> dim (`id`)
+    x = x + dropout(y), then norm(x) in the post-norm case
+
+Layer protocol (what `layer` has to offer): `forward(u, *, rate=1.0)` on (batch, length, dim), and for recurrent use
+`initial_state(batch)` and `step(u_t, state) -> (y_t, state)` on (batch, dim). A layer may define
+`parameter_tags()`. A layer adds its own skip term D u; the block does not.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .initialisation import check_choice
+
+
+class Block(nn.Module):
+    """Norm, sequence layer, GELU, channel mixing and residual: (batch, length, dim) in and out.
+
+    Args:
+        layer: the sequence layer, see the protocol above.
+        dim: number of channels.
+        norm: `layer` over the channels, or `batch` over (batch, length) without the padding.
+        prenorm: normalise the layer's input (True) or the block's output (False).
+        activation: of the channel mixing: `glu` or `id`.
+        dropout: rate after GELU and on the residual branch.
+        tie_dropout: one dropout mask per sample and channel, the same at all positions.
+        dropout_conv: rate of an elementwise dropout on the layer's output, before GELU.
+    """
+
+    def __init__(
+        self,
+        layer: nn.Module,
+        dim: int,
+        *,
+        norm: str = "layer",
+        prenorm: bool = True,
+        activation: str = "glu",
+        dropout: float = 0.0,
+        tie_dropout: bool = True,
+        dropout_conv: float = 0.0,
+    ):
+        super().__init__()
+        check_choice("norm", norm, tuple(_NORMS))
+        check_choice("activation", activation, ("glu", "id"))
+        for name, rate in (("dropout", dropout), ("dropout_conv", dropout_conv)):
+            if not 0 <= rate < 1:
+                raise ValueError(f"{name} is {rate}, it must lie in [0, 1)")
+        self.dim, self.norm_name, self.prenorm, self.activation = dim, norm, prenorm, activation
+        self.layer = layer
+        self.norm = _NORMS[norm](dim)
+        self.mix = nn.Linear(dim, 2 * dim if activation == "glu" else dim)
+        self.dropout = TiedDropout(dropout) if tie_dropout else nn.Dropout(dropout)
+        self.dropout_conv = nn.Dropout(dropout_conv)
+
+    def output_norm(self) -> nn.Module | None:
+        """The norm that a stack of these blocks needs after the last one: one if pre-norm, else None."""
+        return _NORMS[self.norm_name](self.dim) if self.prenorm else None
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch length dim"],
+        mask: Float[Tensor, "batch length 1"] | None = None,
+        *,
+        rate: float = 1.0,
+    ) -> Float[Tensor, "batch length dim"]:
+        """`mask` is 1 at valid positions and 0 in the padding, which reaches neither layer nor statistics."""
+        z = self.norm(x, mask) if self.prenorm else x
+        if mask is not None:
+            z = z * mask
+        x = x + self._mix(self.layer(z, rate=rate))
+        return x if self.prenorm else self.norm(x, mask)
+
+    def _mix(self, y: Tensor) -> Tensor:
+        y = self.mix(self.dropout(F.gelu(self.dropout_conv(y))))
+        return self.dropout(F.glu(y, dim=-1) if self.activation == "glu" else y)
+
+    def initial_state(self, batch: int):
+        """The layer's zero state."""
+        return self.layer.initial_state(batch)
+
+    def step(self, x_t: Float[Tensor, "batch dim"], state) -> tuple[Float[Tensor, "batch dim"], object]:
+        """One position of the recurrence, `(output, new state)`; equal to `forward` in eval mode.
+
+        Raises:
+            RuntimeError: in training mode, where batch statistics and dropout masks span whole sequences.
+        """
+        if self.training:
+            raise RuntimeError("Block.step is for inference: call eval() on the model first")
+        x = x_t.unsqueeze(1)
+        z = self.norm(x) if self.prenorm else x
+        y, state = self.layer.step(z.squeeze(1), state)
+        x = x + self._mix(y.unsqueeze(1))
+        return (x if self.prenorm else self.norm(x)).squeeze(1), state
+
+
+class TiedDropout(nn.Module):
+    """Dropout whose mask is the same at all positions of a sequence: one draw per sample and channel."""
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
+        if not self.training or self.rate == 0:
+            return x
+        return x * F.dropout(x.new_ones(x.shape[0], 1, x.shape[2]), self.rate)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate}"
+
+
+class MaskedLayerNorm(nn.LayerNorm):
+    """LayerNorm over the channels; positions do not mix, so it takes the mask and has no use for it."""
+
+    def forward(
+        self, x: Float[Tensor, "batch length dim"], mask: Tensor | None = None
+    ) -> Float[Tensor, "batch length dim"]:
+        return super().forward(x)
+
+
+class MaskedBatchNorm(nn.Module):
+    """BatchNorm over (batch, length) whose statistics leave the padding out.
+
+    In training `y = (x - mean) / sqrt(var + eps) * weight + bias` with mean and variance over the valid positions of
+    the batch; the running values (unbiased variance, momentum 0.1) serve in eval mode. Under data parallelism the
+    statistics are those of each process.
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-5, momentum: float = 0.1):
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+        self.register_buffer("running_mean", torch.zeros(dim))
+        self.register_buffer("running_var", torch.ones(dim))
+
+    def forward(
+        self, x: Float[Tensor, "batch length dim"], mask: Float[Tensor, "batch length 1"] | None = None
+    ) -> Float[Tensor, "batch length dim"]:
+        if mask is None or not self.training:
+            flat = x.flatten(0, 1)
+            state = (self.running_mean, self.running_var, self.weight, self.bias)
+            return F.batch_norm(flat, *state, self.training, self.momentum, self.eps).view_as(x)
+        count = mask.sum()
+        mean = (x * mask).sum((0, 1)) / count
+        centred = x - mean
+        var = (centred.square() * mask).sum((0, 1)) / count
+        with torch.no_grad():
+            unbiased = var * count / (count - 1).clamp(min=1)
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+        return centred * torch.rsqrt(var + self.eps) * self.weight + self.bias
+
+
+_NORMS = {"layer": MaskedLayerNorm, "batch": MaskedBatchNorm}

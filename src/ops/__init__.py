@@ -1,0 +1,11 @@
+"""Pure functions on tensors that the models are built from."""
+
+from .convolution import fft_conv as fft_conv
+from .convolution import next_fast_length as next_fast_length
+from .diagonal import vandermonde as vandermonde
+from .diagonal import vandermonde_plain as vandermonde_plain
+from .diagonal import vandermonde_transpose as vandermonde_transpose
+from .hippo import legs_matrix as legs_matrix
+from .hippo import legs_normal_part as legs_normal_part
+from .hippo import legs_spectrum as legs_spectrum
+from .hippo import legs_vector as legs_vector

@@ -1,0 +1,46 @@
+"""Learning-rate schedules, per optimiser step, as factors of each group's own rate."""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def _warmup_cosine_factor(step: int, *, warmup: float, total: int) -> float:
+    if step < warmup:
+        return (step + 1) / max(1.0, warmup)
+    done = (step - warmup) / max(1.0, total - warmup)
+    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+
+
+def warmup_cosine(
+    optimizer: Optimizer,
+    *,
+    total_steps: int,
+    steps_per_epoch: int,
+    warmup_steps: int = 0,
+    warmup_epochs: float = 0.0,
+) -> LambdaLR:
+    """Linear warm-up, then half a cosine to zero at `total_steps`.
+
+    Step k (from 0) has the factor `(k + 1) / w` for k < w, then `(1 + cos(pi (k - w) / (total - w))) / 2`, with
+    `w = warmup_steps + warmup_epochs * steps_per_epoch`. Raises ValueError for a negative warm-up.
+    """
+    if warmup_steps < 0 or warmup_epochs < 0:
+        raise ValueError(f"warmup_steps={warmup_steps}, warmup_epochs={warmup_epochs}: must not be negative")
+    warmup = warmup_steps + warmup_epochs * steps_per_epoch
+    return LambdaLR(optimizer, partial(_warmup_cosine_factor, warmup=warmup, total=total_steps))
+
+
+def _step_decay_factor(step: int, *, milestones: Sequence[int], factor: float) -> float:
+    return factor ** sum(step >= m for m in milestones)
+
+
+def step_decay(
+    optimizer: Optimizer, *, steps_per_epoch: int, epochs: Sequence[int], factor: float = 0.5
+) -> LambdaLR:
+    """The rate times `factor` at the start of each of the named `epochs` (counted from 0)."""
+    milestones = [e * steps_per_epoch for e in epochs]
+    return LambdaLR(optimizer, partial(_step_decay_factor, milestones=milestones, factor=factor))

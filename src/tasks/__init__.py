@@ -1,0 +1,7 @@
+"""Tasks: a model, a loss and metrics for one kind of problem, as LightningModules."""
+
+from .base import Task
+from .classification import Classification
+from .regression import Regression
+
+__all__ = ["Classification", "Regression", "Task"]

@@ -1,0 +1,94 @@
+"""What every task shares: the optimiser, the schedule, and the weighted loss of a distributed batch."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from ..optim import ModuleOptimizer
+
+Batch = dict[str, Tensor]
+
+
+class Task(pl.LightningModule):
+    """A model with a loss and metrics; subclasses define `losses` and `update_metrics`.
+
+    `monitor` names the metric that chooses the best weights, `higher_is_better` its direction. `losses` holds
+    the terms of the last step (a guard names the one that is not finite).
+    """
+
+    monitor = "val/loss"
+    higher_is_better = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        optim: Callable[..., torch.optim.Optimizer],
+        scheduler: Callable[..., Any] | None = None,
+    ):
+        super().__init__()
+        self.model = model
+        self._optim, self._scheduler = optim, scheduler
+        self.terms: dict[str, Tensor] = {}
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Named terms of the mean loss over the batch; their sum is minimised."""
+        raise NotImplementedError
+
+    def update_metrics(self, batch: Batch, stage: str) -> None:
+        """Add a batch to the metrics of `stage` ("val" or "test"); `batch["mask"]` marks the real samples."""
+        raise NotImplementedError
+
+    def metrics_of(self, stage: str) -> dict[str, Any]:
+        """Name and torchmetrics object of every metric of a stage."""
+        raise NotImplementedError
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Sum of the loss terms, scaled so that the mean over ranks is the mean over the global batch."""
+        self.terms = self.losses(batch)
+        return torch.stack(list(self.terms.values())).sum() * batch["weight"]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.update_metrics(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.update_metrics(batch, "test")
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_and_reset("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_and_reset("test")
+
+    def _log_and_reset(self, stage: str) -> None:
+        for name, metric in self.metrics_of(stage).items():
+            # compute() has gathered over the ranks already.
+            self.log(f"{stage}/{name}", metric.compute(), rank_zero_only=True)
+            metric.reset()
+
+    def configure_optimizers(self) -> Any:
+        takes_module = isinstance(getattr(self._optim, "func", None), type) and issubclass(
+            self._optim.func,  # type: ignore[attr-defined]
+            ModuleOptimizer,
+        )
+        optimizer = self._optim(
+            self.model if takes_module else [p for p in self.model.parameters() if p.requires_grad]
+        )
+        if self._scheduler is None:
+            return optimizer
+        sizes = {
+            "total_steps": int(self.trainer.estimated_stepping_batches),
+            "steps_per_epoch": max(1, int(self.trainer.num_training_batches)),
+        }
+        wanted = _parameters(self._scheduler)
+        scheduler = self._scheduler(optimizer, **{k: v for k, v in sizes.items() if k in wanted})
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _parameters(function: Any) -> set[str]:
+    """Arguments of a partial that are still open."""
+    return set(inspect.signature(function).parameters) - set(getattr(function, "keywords", {}))
