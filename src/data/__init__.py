@@ -1,4 +1,4 @@
-"""Data modules, and the sets that they read. The names load on first use, so that `data.spec` needs no torch."""
+"""Data modules, and the sets that they read. Loaded on first use: `data.spec` needs no torch."""
 
 from importlib import import_module
 from typing import Any
@@ -7,6 +7,10 @@ _HOMES = {
     "TensorData": "module",
     "TensorLoader": "loader",
     "Digits": "digits",
+    "SequentialMNIST": "images",
+    "SequentialCIFAR10": "images",
+    "SpeechCommands": "speech",
+    "BIDMC": "bidmc",
 }
 
 __all__ = sorted(_HOMES)

@@ -1,8 +1,9 @@
 """Batches cut from tensors that stay in memory, in an order that is a pure function of (seed, epoch).
 
-Batch b of epoch e holds the samples `order[b B : (b+1) B]`, with `order = permutation(seed, e)` in training and
-`0, 1, 2, ...` in evaluation. B is the *global* batch: process r of `world` takes every world-th of these samples,
-from the r-th on. No worker processes, no state but (epoch, skip): a run that was killed continues from any batch.
+Batch b of epoch e holds the samples `order[b B : (b+1) B]`, with `order = permutation(seed, e)` in training
+and `0, 1, 2, ...` in evaluation. B is the *global* batch: process r of `world` takes every world-th of these
+samples, from the r-th on. No worker processes, no state but (epoch, skip): a run that was killed continues
+from any batch.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,10 +26,11 @@ class TensorLoader:
 
     Each batch holds the rows of every tensor and
 
-    - `weight`: scalar, n_local * world / n_global: a mean over the local samples times this weight, averaged over
-      the processes, is the mean over the global batch. 1 in a single process.
-    - `mask` (only where `shuffle=False`): (B,) bool, False for a sample that stands in for an absent one. A process
-      whose share of the last batch is empty gets one such sample (weight 0), so that all take equally many steps;
+    - `weight`: scalar, n_local * world / n_global: a mean over the local samples times this weight, averaged
+      over the processes, is the mean over the global batch. 1 in a single process.
+    - `mask` (only where `shuffle=False`): (B,) bool, False for a sample that stands in for an absent one. A
+      process whose share of the last batch is empty gets one such sample (weight 0), so that all take equally
+      many steps;
       metrics must skip it: then every sample counts exactly once.
 
     Args:
@@ -60,7 +62,13 @@ class TensorLoader:
         if not 0 <= rank < world:
             raise ValueError(f"rank must be in 0 .. {world - 1} (world={world}), got {rank}")
         self.tensors = dict(tensors)
-        self.batch_size, self.shuffle, self.seed, self.rank, self.world = batch_size, shuffle, seed, rank, world
+        self.batch_size, self.shuffle, self.seed, self.rank, self.world = (
+            batch_size,
+            shuffle,
+            seed,
+            rank,
+            world,
+        )
         self.count = next(iter(counts.values()))
         self.device = next(iter(tensors.values())).device
         self.epoch = self.skip = 0
@@ -106,7 +114,7 @@ class TensorLoader:
         return batch
 
     def _weight(self, value: float) -> Tensor:
-        # An epoch has at most two different weights: a tensor for each is made once, not copied at every step.
-        if value not in self._weights:
+        # An epoch has at most two different weights: a tensor for each is made once, not copied at every
+        # step. if value not in self._weights:
             self._weights[value] = torch.tensor(value, device=self.device)
         return self._weights[value]

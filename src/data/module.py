@@ -18,12 +18,13 @@ SPLITS = ("train", "val", "test")
 class TensorData(L.LightningDataModule):
     """A data module over resident tensors; a subclass says `name`, `sizes` and how to `load`.
 
-    Batches are dictionaries: `x` (B, L, dim_in) float, `y` (B,) int64 or (B, k) float, where a set has it `lengths`
-    (B,), and what `TensorLoader` adds (`weight`; in evaluation `mask`). A split that fits into `RESIDENT_BYTES`
-    lies on the trainer's device. In `self.log` pass `batch_size=len(batch["y"])`: `weight` has no batch axis.
+    Batches are dictionaries: `x` (B, L, dim_in) float, `y` (B,) int64 or (B, k) float, where a set has it
+    `lengths` (B,), and what `TensorLoader` adds (`weight`; in evaluation `mask`). A split that fits into
+    `RESIDENT_BYTES` lies on the trainer's device. In `self.log` pass `batch_size=len(batch["y"])`: `weight`
+    has no batch axis.
 
-    Exact resume: the checkpoint holds the epoch and the number of batches done in it; the order is a function of
-    (seed, epoch), so that the next batch is the one that the uninterrupted run would have taken.
+    Exact resume: the checkpoint holds the epoch and the number of batches done in it; the order is a function
+    of (seed, epoch), so that the next batch is the one that the uninterrupted run would have taken.
 
     Args:
         batch_size: samples of a training batch, over all processes together.
@@ -104,7 +105,9 @@ class TensorData(L.LightningDataModule):
 
     def _loader(self, split: str, batch_size: int) -> TensorLoader:
         if split not in self.splits:
-            raise DataError(f"{self.name}: there is no split '{split}', only {', '.join(self.splits) or 'none yet'}")
+            raise DataError(
+                f"'{self.name}': there is no split '{split}', only {', '.join(self.splits) or 'none yet'}"
+            )
         tensors, rank, world = self.splits[split], 0, 1
         if self.trainer is not None:
             rank, world = self.trainer.global_rank, self.trainer.world_size
@@ -122,14 +125,16 @@ class TensorData(L.LightningDataModule):
         batches = -(-self.counts["train"] // self.batch_size)
         batches = int(min(batches, self.trainer.num_training_batches)) or batches
         # `processed`, not `completed`: the latter is one behind inside on_train_batch_end.
-        processed = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        processed = progress.processed  # pyright: ignore[reportAttributeAccessIssue]
         ahead, done = divmod(processed, batches)
         return {"epoch": self.trainer.current_epoch + ahead, "done": done}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Sets where the next `train_dataloader` begins.
 
-        The loader gets the epoch from here too: Lightning makes the first iterator before it announces the epoch.
+        The loader gets the epoch from here too: Lightning makes the first iterator before it announces the
+        epoch.
         """
         self._position = (int(state_dict["epoch"]), int(state_dict["done"]))
 
@@ -137,20 +142,20 @@ class TensorData(L.LightningDataModule):
 def check_split(name: str, split: str, tensors: Mapping[str, Tensor], classes: int) -> None:
     """Raises DataError, naming set, split and first bad index, unless the split can be trained on.
 
-    Checked: at least one sample, equally many rows in all tensors, whole-number labels in 0 .. classes-1, no NaN and
-    no infinity in floating tensors.
+    Checked: at least one sample, equally many rows in all tensors, whole-number labels in 0 .. classes-1, no
+    NaN and no infinity in floating tensors.
     """
     counts = {key: len(tensor) for key, tensor in tensors.items()}
     if 0 in counts.values():
-        raise DataError(f"{name}: split '{split}' is empty")
+        raise DataError(f"'{name}', split '{split}' is empty")
     if len(set(counts.values())) != 1:
-        raise DataError(f"{name}: split '{split}' has unequal numbers of rows: {counts}")
+        raise DataError(f"'{name}', split '{split}' has unequal numbers of rows: {counts}")
     for key, tensor in tensors.items():
         if tensor.is_floating_point():
             bad = ~torch.isfinite(tensor).flatten(1).all(1) if tensor.ndim > 1 else ~torch.isfinite(tensor)
             if bad.any():
                 raise DataError(
-                    f"{name}: split '{split}', sample {int(bad.nonzero()[0])}: '{key}' is NaN or infinite"
+                    f"'{name}', split '{split}', sample {int(bad.nonzero()[0])}: '{key}' is NaN or infinite"
                 )
     labels = tensors["y"]
     if not labels.is_floating_point():
@@ -158,6 +163,6 @@ def check_split(name: str, split: str, tensors: Mapping[str, Tensor], classes: i
         if bad.any():
             index = int(bad.nonzero()[0, 0])
             raise DataError(
-                f"{name}: split '{split}', sample {index}: label {labels[index].tolist()} is not in "
+                f"'{name}', split '{split}', sample {index}: label {labels[index].tolist()} is not in "
                 f"0 .. {classes - 1}"
             )

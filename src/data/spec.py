@@ -1,4 +1,5 @@
-"""The data sets that eigenzoo knows: where they come from, how large they are, and by which digest they are verified.
+"""The data sets that eigenzoo knows: where they come from, how large they are, and by which digest they are
+verified.
 
 Nothing here imports torch or reads data.
 """
@@ -17,17 +18,22 @@ class DataSpec:
 
     Attributes:
         name: of the set, of its folder under `EIGENZOO_DATA` and of `eigenzoo data fetch NAME`.
-        source: `hub` (parquet files of a dataset repository), `files` (the original files by URL) or `package`
+        source: `hub` (parquet files of a dataset repository), `files` (the original files by URL) or
+        `package`
             (ships with a dependency).
         hub_id, revision: of the repository, or of the package.
         sizes: samples per split, as far as published.
-        digests: part -> {sha256: remark}, every digest of it that is known. The part is a split (`hub`), a file
-            (`files`) or `all`. A digest is over the bytes of the part's files in the order of their names or, for a
-            re-packed copy, over its content in row order, see `content`. The remark of an unaltered copy is
-            empty, that of a variant says what is different and is printed wherever a result is.
-        content: what a content digest is over: `pixels` (decoded, uint8, row-major) or `images` (the image files).
+        digests: part -> {sha256: remark}, every digest of it that is known. The part is a split (`hub`), a
+        file
+            (`files`) or `all`. A digest is over the bytes of the part's files in the order of their names or,
+            for a re-packed copy, over its content in row order, see `content`. The remark of an unaltered
+            copy is empty, that of a variant says what is different and is printed wherever a result is.
+        content: what a content digest is over: `pixels` (decoded, uint8, row-major) or `images` (the image
+        files).
         columns: needed in the parquet files.
         urls: path in the set's folder -> address (`source="files"`).
+        needs: files that a complete folder has to hold (`source="files"`).
+        tree: pattern of the files of an unpacked archive; they are identified by names and sizes.
         layout: what a folder under `EIGENZOO_DATA` has to hold.
         licence, citation, url, note: for people.
     """
@@ -45,6 +51,8 @@ class DataSpec:
     content: str = "pixels"
     columns: tuple[str, ...] = ()
     urls: Mapping[str, str] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    tree: str = ""
     note: str = ""
 
 
@@ -63,6 +71,7 @@ def _bidmc(target: str, record: int) -> DataSpec:
         citation="Tan, Bergmeir, Petitjean, Webb, Time series extrinsic regression, 2021",
         url=f"https://zenodo.org/record/{record}",
         layout=f"{stem}_TRAIN.ts and {stem}_TEST.ts",
+        needs=(f"{stem}_TRAIN.ts", f"{stem}_TEST.ts"),
         urls={
             f"{stem}_{part}.ts": f"https://zenodo.org/record/{record}/files/{stem}_{part}.ts"
             for part in ("TRAIN", "TEST")
@@ -146,14 +155,18 @@ _TABLE = (
         citation="Warden, Speech Commands, arXiv 1804.03209",
         url="https://huggingface.co/datasets/google/speech_commands",
         layout="the unpacked archive v0.02: <word>/*.wav, validation_list.txt, testing_list.txt",
+        needs=("validation_list.txt", "testing_list.txt"),
+        tree="*/*.wav",
         digests={
             "speech_commands_v0.02.tar.gz": {
                 "af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58": UNALTERED
             }
         },
-        urls={"speech_commands_v0.02.tar.gz": "http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz"},
-        note="35 words, 16 kHz; the hub's own test split is another one (4890 clips, words pooled as unknown), "
-        "the official lists are in the archive only",
+        urls={
+            "speech_commands_v0.02.tar.gz": "http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz"
+        },
+        note="35 words, 16 kHz; the hub's own test split is another one (4890 clips, words pooled as unknown),
+        " "the official lists are in the archive only",
     ),
     _bidmc("HR", 4001456),
     _bidmc("RR", 4001463),

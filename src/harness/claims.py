@@ -1,20 +1,23 @@
 """Verdicts on a paper's claims from the recorded runs: PASS, WITHIN NOISE, FAIL or NOT RUN.
 
-Kinds. `order` a < b < ...: each operand below the next (by `at_least`, if given). `difference` [a, b]: a - b is
-`at_least`, `at_most`, or |a - b| within `tolerance`. `ratio` [a, b]: a / b, and `value` [a]: bounded likewise or `near` c
-within `tolerance`. `spread` [a, b, ...]: the largest minus the smallest is `at_most` c. `rate` [a, b, ...]: the slope of
-log value over log `x`. An operand is a row, a number, {row, metric} or {min | max | mean: [...]}.
+Kinds. `order` a < b < ...: each operand below the next (by `at_least`, if given). `difference` [a, b]: a - b
+is `at_least`, `at_most`, or |a - b| within `tolerance`. `ratio` [a, b]: a / b, and `value` [a]: bounded
+likewise or `near` c within `tolerance`. `spread` [a, b, ...]: the largest minus the smallest is `at_most` c.
+`rate` [a, b, ...]: the slope of log value over log `x`. An operand is a row, a number, {row, metric} or {min
+| max | mean: [...]}.
 
-Verdicts. A claim is a conjunction of links, each a margin m that is positive where the link holds: a linear combination
-of the rows' means (of their logarithms for `rate`; a ratio a >= c b is the margin a - c b). Its standard error s adds the
-rows' squared ones, with Welch's degrees of freedom v, rounded down; metrics of one row are combined seed by seed first.
-A link is a one-sided test at 5 % each way, but never at fewer than 1.96 standard errors: with q = max(1.96, t_0.95(v)),
-PASS if m - q s > 0, FAIL if m + q s < 0, else WITHIN NOISE. Three seeds against three thus need 2.13 s, two against two
-2.92 s. A tolerance is two links, which is the usual test of equivalence. All links must pass, so the weakest decides and
-no correction for their number is needed (intersection-union test); a choice such as a < max(b, c) passes by its best
-alternative of k, at 5 % / k. A single seed has no s: it is WITHIN NOISE, unless the claim is `deterministic` (s = 0, and
-the seeds' own s if they differ after all). A row without a run makes the claim NOT RUN. A seed that diverged makes it
-FAIL, and a seed that only failed keeps it from passing: no result is improved by leaving a run out.
+Verdicts. A claim is a conjunction of links, each a margin m that is positive where the link holds: a linear
+combination of the rows' means (of their logarithms for `rate`; a ratio a >= c b is the margin a - c b). Its
+standard error s adds the rows' squared ones, with Welch's degrees of freedom v, rounded down; metrics of one
+row are combined seed by seed first. A link is a one-sided test at 5 % each way, but never at fewer than 1.96
+standard errors: with q = max(1.96, t_0.95(v)), PASS if m - q s > 0, FAIL if m + q s < 0, else WITHIN NOISE.
+Three seeds against three thus need 2.13 s (2.92 s where only one of them scatters). A tolerance is two links,
+which is the usual test of equivalence. All links must pass, so the weakest decides and no correction for
+their number is needed (intersection-union test); a choice such as a < max(b, c) passes by its best
+alternative of k, at 5 % / k. A single seed has no s: it is WITHIN NOISE, unless the claim is `deterministic`
+(s = 0, and the seeds' own s if they differ after all). A row without a run makes the claim NOT RUN. A seed
+that diverged makes it FAIL, and a seed that only failed keeps it from passing: no result is improved by
+leaving a run out.
 """
 
 import itertools
@@ -33,7 +36,7 @@ _Form = dict[tuple[str, str], float]
 
 @dataclass(frozen=True)
 class Judgement:
-    """A claim at one scale: its verdict, what was measured and wanted, and the margin of the weakest link with its s.e."""
+    """A claim at one scale: the verdict, what was measured and wanted, the weakest link's margin and s.e."""
 
     name: str
     kind: str
@@ -48,7 +51,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class _Link:
-    """margin = sum coefficient * value + constant, over (row, metric); `log`: of the logarithms of the values."""
+    """margin = sum coefficient * value + constant over (row, metric); `log`: of the values' logarithms."""
 
     form: _Form
     constant: float
@@ -88,7 +91,13 @@ class _Judge:
 
     def at(self, scale: str) -> Judgement:
         claim = self.claim
-        common = {"name": claim.name, "kind": claim.kind, "scale": scale, "wanted": wanted(claim), "text": claim.text}
+        common: dict[str, Any] = {
+            "name": claim.name,
+            "kind": claim.kind,
+            "scale": scale,
+            "wanted": wanted(claim),
+            "text": claim.text,
+        }
         absent = [row for row, metric in self.used if not self.rows[row].has(metric)]
         if absent:
             return Judgement(verdict=NOT_RUN, ours=f"no run of {', '.join(dict.fromkeys(absent))}", **common)
@@ -117,7 +126,9 @@ class _Judge:
         return ", ".join(f"{row} seed {seed}" for row in rows for seed in sorted(self.rows[row].failed))
 
     def weakest(self) -> _Tested:
-        """The clause with the worst verdict, and among those with the smallest margin; of each its best alternative."""
+        """The clause with the worst verdict, and among those with the smallest margin; of each its best
+        alternative.
+        """
         clauses = []
         for links in _clauses(self.claim):
             tested = [self.test(link, LEVEL / len(links)) for link in links]
@@ -174,7 +185,9 @@ class _Judge:
         if claim.kind == "ratio":
             return f"{values[0] / values[1]:.3g}"
         if claim.kind == "rate":
-            logs = [summarise([math.log(v) for v in self.rows[r].values(m)]).mean for r, m in map(self.cell, of)]
+            logs = [
+                summarise([math.log(v) for v in self.rows[r].values(m)]).mean for r, m in map(self.cell, of)
+            ]
             return f"{sum(w * v for w, v in zip(_slope(claim.x), logs, strict=True)):.3f}"
         return self.number({"value": values[0], "difference": values[0] - values[-1]}.get(
             claim.kind, max(values) - min(values)
@@ -217,7 +230,11 @@ def wanted(claim: Claim) -> str:
         return f"|{subject}| <= {claim.tolerance:g}"
     if claim.near is not None:
         return f"{subject} = {claim.near:g} ± {claim.tolerance:g}"
-    return f"{subject} >= {claim.at_least:g}" if claim.at_least is not None else f"{subject} <= {claim.at_most:g}"
+    return (
+        f"{subject} >= {claim.at_least:g}"
+        if claim.at_least is not None
+        else f"{subject} <= {claim.at_most:g}"
+    )
 
 
 def _verdict(margin: float, allowance: float, strict: bool) -> str:
@@ -243,7 +260,7 @@ def _clauses(claim: Claim) -> list[list[_Link]]:
     low, high = _bounds(claim)
     if claim.kind == "order":
         gap = claim.at_least or 0.0
-        pairs = zip(of, of[1:], strict=False)
+        pairs = itertools.pairwise(of)
         return [c for a, b in pairs for c in _below(a, b, metric, gap=gap, strict=not gap, joint="<")]
     if claim.kind == "spread":
         return [c for a, b in itertools.permutations(of, 2) for c in _below(a, b, metric, gap=-high)]
@@ -253,7 +270,11 @@ def _clauses(claim: Claim) -> list[list[_Link]]:
             ((cell, one),) = _linear(operand, metric)[0].items()
             form[cell] = form.get(cell, 0.0) + weight * one
         upper = _Link({k: -v for k, v in form.items()}, high, f"<= {high:g}", log=True)
-        return [[link] for link in (_Link(form, -low, f">= {low:g}", log=True), upper) if math.isfinite(link.constant)]
+        return [
+            [link]
+            for link in (_Link(form, -low, f">= {low:g}", log=True), upper)
+            if math.isfinite(link.constant)
+        ]
     other = of[1] if len(of) == 2 else 0
     clauses = []
     if math.isfinite(low):
@@ -283,7 +304,9 @@ def _below(
     strict: bool = False,
     joint: str = "against",
 ) -> list[list[_Link]]:
-    """factors[0] lower + gap <= factors[1] upper. A min above or a max below holds for all of its rows, else for any."""
+    """factors[0] lower + gap <= factors[1] upper. A min above or a max below holds for all of its rows, else
+    for any.
+    """
 
     def link(a: Any, b: Any) -> _Link:
         (form_a, constant_a), (form_b, constant_b) = _linear(a, metric), _linear(b, metric)

@@ -1,8 +1,9 @@
-"""RESULTS.md and docs/papers/<slug>.md, generated from docstrings, configs and committed records; nothing else.
+"""RESULTS.md and docs/papers/<slug>.md, generated from docstrings, configs and committed records; nothing
+else.
 
 A page holds what the paper is (the docstring of its module, read without importing it), the commands of its
-experiments, its tables with verdicts and its figures (`docs/papers/<slug>/*.png`, where there are any). The output
-depends on these files alone, so that a check can tell whether it is current.
+experiments, its tables with verdicts and its figures (`docs/papers/<slug>/*.png`, where there are any). The
+output depends on these files alone, so that a check can tell whether it is current.
 """
 
 import ast
@@ -42,7 +43,9 @@ def generate(root: Path) -> dict[Path, str]:
 
 def stale(root: Path) -> list[Path]:
     """The generated files that are missing or differ from what would be written now."""
-    return [p for p, text in generate(root).items() if not p.is_file() or p.read_text(encoding="utf-8") != text]
+    return [
+        p for p, text in generate(root).items() if not p.is_file() or p.read_text(encoding="utf-8") != text
+    ]
 
 
 def results_page(papers: Iterable[Paper], records: list[dict]) -> str:
@@ -50,9 +53,9 @@ def results_page(papers: Iterable[Paper], records: list[dict]) -> str:
     parts = [
         "# Results",
         _MARK,
-        "Ours is mean ± sample standard deviation (seeds). Each verdict is a test at 5 % from the standard errors over "
-        "seeds: PASS, FAIL, WITHIN NOISE (the seeds do not decide) or NOT RUN; `eigenzoo reproduce <table>` makes the "
-        "runs, `eigenzoo table <table>` prints a table.",
+        "Ours is mean ± sample standard deviation (seeds). Each verdict is a test at 5 % from the standard "
+        "errors over seeds: PASS, FAIL, WITHIN NOISE (the seeds do not decide) or NOT RUN. "
+        "`eigenzoo reproduce <table>` makes the runs, `eigenzoo table <table>` prints a table.",
     ]
     for paper in papers:
         parts += [f"## {paper.name}", _about(paper), tables.render(paper, records), _origin(paper, records)]
@@ -87,11 +90,14 @@ def experiments(configs: Path) -> list[Experiment]:
 
 
 def module_docstring(root: Path, module: str) -> str:
-    """The docstring of `eigenzoo.a.b` in the checkout, read from the file without importing it; empty if it has none."""
+    """The docstring of `eigenzoo.a.b` in the checkout, read from the file without importing it; empty if it
+    has none.
+    """
     place = root / "src" / Path(*module.split(".")[1:])
     for path in (place.with_suffix(".py"), place / "__init__.py"):
         if path.is_file():
-            return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            return (ast.get_docstring(tree, clean=False) or "").strip()
     raise FileNotFoundError(f"there is no module {module} under {root / 'src'}")
 
 
@@ -112,7 +118,9 @@ def _about(paper: Paper) -> str:
 
 
 def _origin(paper: Paper, records: Iterable[Mapping]) -> str:
-    """Which runs the numbers come from: ids, commits, devices, versions, data; one folded list for each scale."""
+    """Which runs the numbers come from: ids, commits, devices, versions, data; one folded list for each
+    scale.
+    """
     cells = collect(records, paper.name)
     shown = {row.name for row in paper.rows}
     lines = []
@@ -120,18 +128,29 @@ def _origin(paper: Paper, records: Iterable[Mapping]) -> str:
         runs = [r for (row, s), c in cells.items() if s == scale and row in shown for r in c.runs.values()]
         if runs:
             lines.append(f"- `{scale}`: {_runs_line(runs)}")
-    return "<details><summary>Where the numbers come from</summary>\n\n" + "\n".join(lines) + "\n\n</details>" if lines else ""
+    head = "<details><summary>Where the numbers come from</summary>"
+    return "\n\n".join([head, "\n".join(lines), "</details>"]) if lines else ""
 
 
 def _runs_line(runs: list[dict]) -> str:
-    commits = {f"{r['git']['commit'][:10]}{'+' if r['git']['dirty'] else ''}" for r in runs if r["git"]}
-    data = {f"{d.get('name')} {str(d.get('revision') or d.get('sha256') or '')[:12]}".strip() for r in runs for d in r["data"]}
-    versions = {f"{name} {r['versions'][name]}" for r in runs for name in ("python", "torch") if name in r["versions"]}
+    data = {
+        f"{d.get('name')} {str(d.get('revision') or d.get('sha256') or '')[:12]}"
+        for r in runs
+        for d in r["data"]
+    }
+    versions = {
+        f"{name} {r['versions'][name]}" for r in runs for name in ("python", "torch") if name in r["versions"]
+    }
     parts = {
-        "commit": commits,
-        "data": data,
+        "commit": {_commit(r["git"] or {}) for r in runs},
+        "data": {name.strip() for name in data},
         "device": {r["device"] for r in runs},
         "versions": versions,
         "runs": {r["id"] for r in runs},
     }
     return "; ".join(f"{name} {', '.join(sorted(values))}" for name, values in parts.items() if values)
+
+
+def _commit(git: Mapping) -> str:
+    """The short commit, with a plus where the tree was changed."""
+    return f"{(git.get('commit') or 'unknown')[:10]}{'+' if git.get('dirty') else ''}"

@@ -1,25 +1,26 @@
-"""A paper's tables as data: `configs/paper/<name>.yaml` read into frozen dataclasses, every fault of a file at once.
+"""A paper's tables as data: `configs/paper/<name>.yaml` read into frozen dataclasses, every fault of a file
+at once.
 
     title: ...                    # of the paper
     slug: s4d                     # the page docs/papers/<slug>.md; several files may share it
     arxiv: "2206.11893"
     module: eigenzoo.models.ssm.s4d
     table: initialisation ablation
-    metrics: [{name: test/accuracy, label: accuracy, unit: "%", factor: 100, digits: 2, higher_is_better: true}]
+    metrics: [{name: test/accuracy, label: accuracy, unit: "%", factor: 100, digits: 2}]
     seeds: [0, 1, 2]
-    rows: [{name: lin, experiment: s4d_init, overrides: [model.init=lin], published: 90.42, published_sd: 0.03,
-            published_on: sCIFAR, source: "arXiv 2508.20441, table 2"}]
+    rows: [{name: lin, experiment: s4d_init, overrides: [model.init=lin], published: 90.42,
+            published_sd: 0.03, published_on: sCIFAR, source: "arXiv 2508.20441, table 2"}]
     claims: [{name: ..., kind: order, of: [real, rand, {min: [lin, inv]}], scale: small, text: ...}]
     notes: [...]
 
-A file with several tables has `tables: [{name, title, ...}]` in place of `metrics` to `claims`. Row names are unique in
-the file. All numbers of the file (published values, bounds of claims) are in the unit shown, which is `factor` times
-what the records hold; with several metrics `published` and `published_sd` are mappings from the metric's name.
-The kinds of claims are described in `claims.py`.
+A file with several tables has `tables: [{name, title, ...}]` in place of `metrics` to `claims`. Row names are
+unique in the file. All numbers of the file (published values, bounds of claims) are in the unit shown, which
+is `factor` times what the records hold; with several metrics `published` and `published_sd` are mappings from
+the metric's name. The kinds of claims are described in `claims.py`.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ FUNCTIONS = ("min", "max", "mean")
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of the records: shown as `factor` times the recorded one, in `unit`, with `digits` decimals."""
+    """A number of the records, shown as `factor` times the recorded one with `digits` decimals and `unit`."""
 
     name: str
     label: str = ""
@@ -127,7 +128,9 @@ def names(folder: Path | None = None) -> list[str]:
 
 
 def load(name: str, folder: Path | None = None) -> Paper:
-    """Reads `<folder>/paper/<name>.yaml` (`folder`: the shipped configs); ConfigError with all faults at once."""
+    """Reads `<folder>/paper/<name>.yaml` (`folder`: the shipped configs); ConfigError with all faults at
+    once.
+    """
     path = (folder or config_dir()) / "paper" / f"{name}.yaml"
     if not path.is_file():
         known = names(folder)
@@ -168,23 +171,26 @@ def _yaml(path: Path) -> Any:
 
 
 _NUMBER = (int, float)
+_TEXT, _LIST = (str,), (list,)
 _KEYS: dict[str, dict[str, tuple[type, ...]]] = {
-    "paper": {"title": (str,), "slug": (str,), "arxiv": (str,), "module": (str,), "tables": (list,), "notes": (list,)},
+    "paper": {"title": _TEXT, "slug": _TEXT, "arxiv": _TEXT, "module": _TEXT, "tables": _LIST,
+              "notes": _LIST},
     "table": {
-        "name": (str,), "title": (str,), "table": (str,), "metrics": (list,), "seeds": (list,), "rows": (list,),
-        "claims": (list,), "notes": (list,),
+        "name": _TEXT, "title": _TEXT, "table": _TEXT, "metrics": _LIST, "seeds": _LIST, "rows": _LIST,
+        "claims": _LIST, "notes": _LIST,
     },
     "metric": {
-        "name": (str,), "label": (str,), "unit": (str,), "factor": _NUMBER, "digits": (int,),
+        "name": _TEXT, "label": _TEXT, "unit": _TEXT, "factor": _NUMBER, "digits": (int,),
         "higher_is_better": (bool,),
     },
     "row": {
-        "name": (str,), "experiment": (str,), "overrides": (list,), "published": (*_NUMBER, dict),
-        "published_sd": (*_NUMBER, dict), "published_on": (str,), "source": (str,), "seeds": (list,), "scales": (list,),
+        "name": _TEXT, "experiment": _TEXT, "overrides": _LIST, "published": (*_NUMBER, dict),
+        "published_sd": (*_NUMBER, dict), "published_on": _TEXT, "source": _TEXT, "seeds": _LIST,
+        "scales": _LIST,
     },
     "claim": {
-        "name": (str,), "kind": (str,), "of": (list, str), "metric": (str,), "scale": (str, list), "text": (str,),
-        "at_least": _NUMBER, "at_most": _NUMBER, "near": _NUMBER, "tolerance": _NUMBER, "x": (list,),
+        "name": _TEXT, "kind": _TEXT, "of": (list, str), "metric": _TEXT, "scale": (str, list), "text": _TEXT,
+        "at_least": _NUMBER, "at_most": _NUMBER, "near": _NUMBER, "tolerance": _NUMBER, "x": _LIST,
         "deterministic": (bool,),
     },
 }  # fmt: skip
@@ -232,7 +238,9 @@ class _Parser:
         labels = [m.name for m in metrics]
         rows = [self.row(r, f"{prefix}rows[{i}]", labels, seeds) for i, r in enumerate(top.get("rows") or [])]
         of = [row.name for row in rows]
-        claims = [self.claim(c, f"{prefix}claims[{i}]", of, labels) for i, c in enumerate(top.get("claims") or [])]
+        claims = [
+            self.claim(c, f"{prefix}claims[{i}]", of, labels) for i, c in enumerate(top.get("claims") or [])
+        ]
         for key, found in (("metrics", metrics), ("rows", rows)):
             if not found:
                 self.fault(f"{prefix}{key}", "needs at least one entry")
@@ -245,10 +253,10 @@ class _Parser:
         top = self.mapping(raw, path, "metric", _KEYS["metric"])
         if not top.get("factor", 1) > 0:
             self.fault(f"{path}.factor", f"is {top['factor']}, but must be positive")
-        return Metric(**({"name": path, "label": str(top.get("name"))} | top))
+        return Metric(**{"name": path, "label": str(top.get("name")), **top})
 
     def row(self, raw: Any, path: str, metrics: list[str], seeds: tuple[int, ...]) -> Row:
-        top = self.mapping(raw, path, "row", _KEYS["row"])
+        top: dict[str, Any] = self.mapping(raw, path, "row", _KEYS["row"])
         for key in ("published", "published_sd"):
             top[key] = self.by_metric(top.get(key), f"{path}.{key}", metrics)
         source = top.get("source")
@@ -262,13 +270,15 @@ class _Parser:
             self.fault(f"{path}.overrides", f"{word!r} is not of the form key=value")
         top["seeds"] = self.seeds(top["seeds"], f"{path}.seeds") if "seeds" in top else seeds
         top["scales"] = self.scales(top.get("scales", list(SCALES)), f"{path}.scales")
-        return Row(**({"name": path, "experiment": ""} | top | {"overrides": tuple(top.get("overrides", ()))}))
+        return Row(
+            **({"name": path, "experiment": ""} | top | {"overrides": tuple(top.get("overrides", ()))})
+        )
 
     def claim(self, raw: Any, path: str, rows: list[str], metrics: list[str]) -> Claim:
         top = self.mapping(raw, path, "claim", _KEYS["claim"])
         of = top.get("of", [])
         top["of"] = tuple(of if isinstance(of, list) else [of])
-        top["x"] = tuple(top.get("x", ()))
+        top["x"] = tuple(float(v) if _is(v, _NUMBER) else v for v in top.get("x", ()))
         top["metric"] = top.get("metric", metrics[0] if metrics else "")
         top["scale"] = self.scales(top.get("scale", "small"), f"{path}.scale")
         self.known(top["metric"], metrics, f"{path}.metric", "metric")
@@ -276,19 +286,23 @@ class _Parser:
             self.operand(operand, f"{path}.of", rows, metrics)
         if self.known(top.get("kind", "order"), list(BOUNDS), f"{path}.kind", "kind of claim"):
             self.kind(top, path)
-        return Claim(**({"name": path, "kind": ""} | top))
+        return Claim(**{"name": path, "kind": "", **top})
 
     def kind(self, top: dict[str, Any], path: str) -> None:
         kind = top.get("kind", "order")
         given = frozenset(top) & {"at_least", "at_most", "near", "tolerance"}
         if given not in BOUNDS[kind]:
             allowed = " or ".join("+".join(sorted(b)) or "no bound" for b in BOUNDS[kind])
-            self.fault(path, f"a claim of kind '{kind}' takes {allowed}, not {'+'.join(sorted(given)) or 'no bound'}")
+            self.fault(
+                path, f"a claim of kind '{kind}' takes {allowed}, not {'+'.join(sorted(given)) or 'no bound'}"
+            )
         wanted, count = OPERANDS[kind], len(top["of"])
         if (wanted is None and count < 2) or (wanted is not None and count != wanted):
             self.fault(f"{path}.of", f"kind '{kind}' takes {wanted or 'two or more'} operands, not {count}")
         if (kind == "rate") != bool(top["x"]) or (kind == "rate" and not _good_x(top["x"], count)):
-            self.fault(f"{path}.x", "kind 'rate' (and no other) needs one positive number per row, not all equal")
+            self.fault(
+                f"{path}.x", "kind 'rate' (and no other) needs one positive number per row, not all equal"
+            )
         if top.get("tolerance", 0) < 0:
             self.fault(f"{path}.tolerance", f"is {top['tolerance']}, but must not be negative")
         if kind == "ratio" and not all(top.get(key, 1) > 0 for key in ("at_least", "at_most", "near")):
@@ -311,9 +325,14 @@ class _Parser:
             for item in inner:
                 self.operand(item, path, rows, metrics)
         elif not _is(raw, _NUMBER):
-            self.fault(path, f"{raw!r} is neither a row nor a number, {{row, metric}}, or one of {', '.join(FUNCTIONS)}")
+            self.fault(
+                path,
+                f"{raw!r} is neither a row nor a number, {{row, metric}}, or one of {', '.join(FUNCTIONS)}",
+            )
 
-    def mapping(self, raw: Any, path: str, what: str, known: Mapping[str, tuple[type, ...]]) -> dict[str, Any]:
+    def mapping(
+        self, raw: Any, path: str, what: str, known: Mapping[str, tuple[type, ...]]
+    ) -> dict[str, Any]:
         """`raw` without its nulls and without what is at fault."""
         if not isinstance(raw, dict):
             self.fault(path, f"a {what} is a mapping, not {raw!r}")
@@ -326,7 +345,7 @@ class _Parser:
         for key in [k for k, v in top.items() if not _is(v, known[k])]:
             kinds = " or ".join(kind.__name__ for kind in known[key])
             self.fault(f"{path}.{key}" if path else key, f"{top.pop(key)!r} is not of type {kinds}")
-        return top
+        return {k: float(v) if known[k] == _NUMBER else v for k, v in top.items()}
 
     def by_metric(self, raw: Any, path: str, metrics: list[str]) -> dict[str, float]:
         if raw is None or not metrics:
@@ -336,7 +355,7 @@ class _Parser:
             self.known(key, metrics, path, "metric")
             if not _is(value, _NUMBER):
                 self.fault(path, f"{value!r} is not a number")
-        return dict(found)
+        return {str(key): float(value) for key, value in found.items() if _is(value, _NUMBER)}
 
     def seeds(self, raw: list[Any], path: str) -> tuple[int, ...]:
         if not raw or len(set(map(str, raw))) < len(raw) or not all(_is(s, (int,)) and s >= 0 for s in raw):

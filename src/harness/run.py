@@ -19,7 +19,7 @@ from rich.console import Console
 from ..errors import ConfigError
 from .check import check
 from .compose import Composed
-from .folder import RunFolder, write_text
+from .folder import RunFolder, read_json, write_text
 from .identity import flatten, run_id
 
 
@@ -44,8 +44,9 @@ def run(composed: Composed, console: Console | None = None) -> Outcome:
     """
     console = console or Console(highlight=False)
     config = composed.config
-    check(config)
     path = folder_of(config)
+    if not read_json(path / "record.json"):
+        check(config)
     if int(os.environ.get("LOCAL_RANK", "0")) > 0:
         # A further process of a distributed run: the first one holds the folder.
         return _carry_out(composed, RunFolder(path), Console(quiet=True))

@@ -4,7 +4,7 @@ A key that is not listed here is a fault, wherever it comes from. Everything bel
 is checked against the signature of its `_target_` (see `check.py`).
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ NAMES = tuple(f.name for f in fields(Root))
 NOT_IDENTITY = (
     "scales", "logger", "resume", "profile", "checkpoint_every_s", "run_dir", "results", "allow_targets", "tune",
 )  # fmt: skip
+TEXTS = ("experiment_name", "paper", "row", "scale", "run_dir", "results")
 NODES = ("data", "model", "task", "optim", "scheduler", "trainer", "callbacks", "logger", "study")
 
 
@@ -58,7 +59,10 @@ def config_dir() -> Path:
 
 
 def register() -> None:
-    """Make the root known to Hydra; may be called any number of times."""
+    """Make the root's defaults known to Hydra; may be called any number of times.
+
+    As plain values: Hydra would stop at the first key that is not in a dataclass, the check names them all.
+    """
     from hydra.core.config_store import ConfigStore
 
-    ConfigStore.instance().store(name=ROOT, node=Root)
+    ConfigStore.instance().store(name=ROOT, node=asdict(Root()))

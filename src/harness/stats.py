@@ -1,7 +1,8 @@
 """Means, deviations and standard errors over seeds, and the records of a row that they are taken from.
 
-For values v_1..v_n of n seeds: mean = sum v / n, sd = sqrt(sum (v - mean)^2 / (n - 1)), se = sd / sqrt(n); one seed has
-neither sd nor se. A value that is not finite makes the mean NaN: a diverged seed is not left out.
+For values v_1..v_n of n seeds: mean = sum v / n, sd = sqrt(sum (v - mean)^2 / (n - 1)), se = sd / sqrt(n);
+one seed has neither sd nor se. A value that is not finite makes the mean NaN: a diverged seed is not left
+out.
 """
 
 import math
@@ -35,13 +36,15 @@ def summarise(values: Sequence[float]) -> Summary:
 
 @dataclass
 class Runs:
-    """The runs of one row at one scale: the newest finished one of each seed, and the seeds that only failed."""
+    """The runs of one row at one scale: the newest finished one of each seed; seeds that only failed."""
 
     runs: dict[int, dict] = field(default_factory=dict)
     failed: dict[int, dict] = field(default_factory=dict)
 
     def values(self, metric: str) -> list[float]:
-        """The metric of each seed, by rising seed; NaN where it was not finite, KeyError where a run lacks it."""
+        """The metric of each seed, by rising seed; NaN where it was not finite, KeyError where a run lacks
+        it.
+        """
         return [value_of(self.runs[seed], metric) for seed in sorted(self.runs)]
 
     def has(self, metric: str) -> bool:
@@ -79,7 +82,8 @@ def _lookup(record: Mapping, metric: str) -> object:
 
 
 def value_of(record: Mapping, metric: str) -> float:
-    """A metric of a record, or `params/total`, `params/trainable`, `wall_s`, `s_per_step`, `peak_mb`, `steps`, `epochs`.
+    """A metric of a record, or `params/total`, `params/trainable`, `wall_s`, `s_per_step`, `peak_mb`,
+    `steps`, `epochs`.
 
     NaN where the run wrote null; KeyError where it has no such metric.
     """
@@ -90,7 +94,9 @@ def value_of(record: Mapping, metric: str) -> float:
 
 
 def t_quantile(probability: float, df: int) -> float:
-    """The quantile of Student's t for 0.5 <= probability < 1 and a whole number of degrees of freedom, by bisection."""
+    """The quantile of Student's t for 0.5 <= probability < 1 and a whole number of degrees of freedom, by
+    bisection.
+    """
     low, high = 0.0, 1.0
     while _t_distribution(high, df) < probability:
         high *= 2

@@ -1,14 +1,15 @@
 """The results store: one JSON line per finished run, one file per paper (or per experiment without a paper).
 
-Writing: `append` adds a line with a single `write` to a file opened with O_APPEND, under an exclusive `flock`, and syncs
-it to the disk. Where the disk is full the file is cut back to what it was. A line torn by a killed process stays as it
-is: the next `append` starts a new line, and `read` skips it and says so in one line on the standard error.
+Writing: `append` adds a line with a single `write` to a file opened with O_APPEND, under an exclusive
+`flock`, and syncs it to the disk. Where the disk is full the file is cut back to what it was. A line torn by
+a killed process stays as it is: the next `append` starts a new line, and `read` skips it and says so in one
+line on the standard error.
 
 Reading: `read` takes the union of several folders; two lines with the same (id, finished) are the same run.
 
 A metric that is NaN or infinite is written as null (JSON has no such numbers) and named in `nonfinite`, e.g.
-`{"metrics": {"test/loss": null}, "nonfinite": {"test/loss": "nan"}}`: a diverged run is a result, not a gap, and the
-tables and verdicts treat it as such. Everywhere else in a record such numbers become null.
+`{"metrics": {"test/loss": null}, "nonfinite": {"test/loss": "nan"}}`: a diverged run is a result, not a gap,
+and the tables and verdicts treat it as such. Everywhere else in a record such numbers become null.
 """
 
 import json
@@ -76,8 +77,8 @@ def result_folders() -> list[Path]:
 def append(record: Mapping, folder: Path) -> Path:
     """Checks `record` and adds it as one line to `<folder>/<paper or experiment>.jsonl`; returns that path.
 
-    Raises ValueError naming every fault of the record, and StorageError where the file cannot be written; the lines that
-    were there stay as they were.
+    Raises ValueError naming every fault of the record, and StorageError where the file cannot be written; the
+    lines that were there stay as they were.
     """
     found = faults(record)
     if found:
@@ -93,7 +94,9 @@ def append(record: Mapping, folder: Path) -> Path:
 
 
 def read(folders: Iterable[Path]) -> list[dict]:
-    """All records of the `*.jsonl` files of the folders, without repeats, the newest last; missing folders are empty."""
+    """All records of the `*.jsonl` files of the folders, without repeats, the newest last; missing folders
+    are empty.
+    """
     unique: dict[tuple[str, str], dict] = {}
     for folder in folders:
         for path in sorted(Path(folder).glob("*.jsonl")):
@@ -103,7 +106,9 @@ def read(folders: Iterable[Path]) -> list[dict]:
 
 
 def faults(record: Mapping, strict: bool = True) -> list[str]:
-    """What is wrong with a record, a phrase each; not `strict`: unknown keys (of a newer version) are let through."""
+    """What is wrong with a record, a phrase each; not `strict`: unknown keys (of a newer version) are let
+    through.
+    """
     known = _REQUIRED | _OPTIONAL
     found = [f"'{key}' is missing" for key in _REQUIRED if key not in record]
     if strict:

@@ -1,8 +1,9 @@
-"""A paper's table from the records: ours beside the published figures, what each row cost, a verdict per claim.
+"""A paper's table from the records: ours beside the published figures, what each row cost, a verdict per
+claim.
 
-Formats: `text` (terminal), `md`, `latex`, `csv` (rows only) and `json`: {paper, rows: [...], claims: [{name, kind, scale,
-verdict, ours, wanted, ...}]}. All numbers are in the unit of the metric. Rendering is a pure function of paper and
-records: no clock, no machine, no torch.
+Formats: `text` (terminal), `md`, `latex`, `csv` (rows only) and `json`: {paper, rows: [...], claims: [{name,
+kind, scale, verdict, ours, wanted, ...}]}. All numbers are in the unit of the metric. Rendering is a pure
+function of paper and records: no clock, no machine, no torch.
 """
 
 import csv
@@ -35,7 +36,8 @@ class Block:
 
 
 def render(paper: Paper, records: Iterable[Mapping], scale: str | None = None, format: str = "md") -> str:
-    """The tables of `paper` in one of `FORMATS`, at one scale or at all that have runs or claims (`smoke`: only if asked).
+    """The tables of `paper` in one of `FORMATS`, at one scale or at all that have runs or claims (`smoke`:
+    only if asked).
 
     Raises ConfigError for an unknown format or scale.
     """
@@ -104,7 +106,9 @@ def layout(header: Sequence[str], cells: Iterable[Sequence[str]], format: str = 
     rows = [tuple(map(str, row)) for row in cells]
     if format == "md":
         lines = [header, ["---"] * len(header), *rows]
-        return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+        return "\n".join(
+            "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+        )
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = [header, ["-" * width for width in widths], *rows]
     padded = ("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines)
@@ -132,7 +136,8 @@ def _header(table: Table) -> tuple[str, ...]:
     names = ["row"]
     for metric in table.metrics:
         unit = f" [{metric.unit}]" if metric.unit else ""
-        names += [f"{metric.label}{unit}"] + (["published"] if _published(table, metric) else [])
+        better = "↑" if metric.higher_is_better else "↓"
+        names += [f"{metric.label}{unit} {better}"] + (["published"] if _published(table, metric) else [])
     return (*names, *_BUDGET)
 
 
@@ -156,12 +161,12 @@ def _published_cell(row: Row, metric: Metric) -> str:
 
 
 def _budget(runs: Runs) -> list[str]:
-    """Steps, parameters and mean wall time of a run; a range where the seeds differ in steps or parameters."""
+    """Steps, parameters and mean wall time of a run; a range where seeds differ."""
     done = [runs.runs[seed] for seed in sorted(runs.runs)]
     if not done:
         return [""] * len(_BUDGET)
     steps = [run["steps"] for run in done if run["steps"]]
-    params = [run["params"]["total"] for run in done if run["params"]]
+    params = [run["params"]["total"] for run in done if (run["params"] or {}).get("total")]
     return [_range(steps), _range(params), duration(sum(run["wall_s"] for run in done) / len(done))]
 
 
@@ -184,10 +189,15 @@ def duration(seconds: float) -> str:
 def _notes(
     paper: Paper, table: Table, rows: Sequence[Row], runs: Mapping[tuple[str, str], Runs], scale: str
 ) -> tuple[str, ...]:
-    """Of the file, of the data (a variant of a set), where the published figures were read, and what failed."""
+    """Of the file, of the data (a variant of a set), the sources of published figures, what failed."""
     cells = [(row, runs.get((row.name, scale), Runs())) for row in rows]
     done = [run for _, cell in cells for run in cell.runs.values()]
-    data = {f"{item.get('name', 'data')}: {item['note']}" for run in done for item in run["data"] if item.get("note")}
+    data = {
+        f"{item.get('name', 'data')}: {item['note']}"
+        for run in done
+        for item in run["data"]
+        if item.get("note")
+    }
     read = {f"Published: {row.source}." for row in rows if row.source and row.published}
     dirty = any((run["git"] or {}).get("dirty") for run in done)
     failed = [
@@ -228,7 +238,7 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     writer = csv.DictWriter(out, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow(row | {"failed": " ".join(map(str, row["failed"]))})
+        writer.writerow({**row, "failed": " ".join(map(str, row["failed"]))})
     return out.getvalue().rstrip("\n")
 
 
@@ -261,8 +271,8 @@ def _text(found: Sequence[Block]) -> str:
 
 
 _ESCAPES = {c: f"\\{c}" for c in "&%$#_{}"} | {
-    "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "±": "$\\pm$", "<": "$<$",
-    ">": "$>$", "|": "$|$",
+    "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "±": "$\\pm$",
+    "↑": "$\\uparrow$", "↓": "$\\downarrow$", "<": "$<$", ">": "$>$", "|": "$|$",
 }  # fmt: skip
 
 
@@ -270,10 +280,15 @@ def _latex(found: Sequence[Block]) -> str:
     """A booktabs tabular per block; verdicts and notes as comments."""
     parts = []
     for block in found:
-        lines = [f"% {block.title} (scale {block.scale})", f"\\begin{{tabular}}{{l{'r' * (len(block.header) - 1)}}}"]
+        lines = [
+            f"% {block.title} (scale {block.scale})",
+            f"\\begin{{tabular}}{{l{'r' * (len(block.header) - 1)}}}",
+        ]
         lines += ["\\toprule", _latex_row(block.header), "\\midrule", *map(_latex_row, block.cells)]
         lines += ["\\bottomrule", "\\end{tabular}"]
-        lines += [f"% {verdict}: {want}; ours: {ours}" for verdict, _, want, ours in claim_cells(block.claims)]
+        lines += [
+            f"% {verdict}: {want}; ours: {ours}" for verdict, _, want, ours in claim_cells(block.claims)
+        ]
         parts.append("\n".join([*lines, *(f"% {note}" for note in block.notes)]))
     return "\n\n".join(parts)
 
@@ -286,12 +301,16 @@ _LAYOUTS = {"md": _markdown, "text": _text, "latex": _latex}
 
 
 def render_sweep(
-    outcomes: Iterable[Mapping], keys: Sequence[str], metrics: Sequence[str] | None = None, format: str = "text"
+    outcomes: Iterable[Mapping],
+    keys: Sequence[str],
+    metrics: Sequence[str] | None = None,
+    format: str = "text",
 ) -> str:
-    """A sweep's table: the swept `keys` as columns (the seed is averaged over), mean ± sd (n seeds), then failed jobs.
+    """A sweep's table: the swept `keys` as columns (the seed is averaged over), mean ± sd (n seeds), then
+    failed jobs.
 
-    `outcomes`: records, or for a job that left none {status, overrides: ["key=value", ...], error}. `metrics`: which to
-    show; default: those named `test/...`, or all where there are none.
+    `outcomes`: records, or for a job that left none {status, overrides: ["key=value", ...], error}.
+    `metrics`: which to show; default: those named `test/...`, or all where there are none.
     """
     known(format, ("text", "md"), "format of a sweep")
     outcomes = list(outcomes)
@@ -303,7 +322,10 @@ def render_sweep(
             cell.runs[outcome["seed"]] = dict(outcome)
     shown = [Metric(name, name, digits=4) for name in metrics or _swept_metrics(groups)]
     header = [*columns, *(metric.label for metric in shown), "time"]
-    cells = [[*values, *(spread(_summary(c, m), m.digits) for m in shown), _budget(c)[-1]] for values, c in groups.items()]
+    cells = [
+        [*values, *(spread(_summary(c, m), m.digits) for m in shown), _budget(c)[-1]]
+        for values, c in groups.items()
+    ]
     failed = [outcome for outcome in outcomes if outcome["status"] != "main"]
     lines = [layout(header, cells, format)] if cells else ["no job finished"]
     lines += [f"{o['status']}: {_job(o, keys)}: {o.get('error') or 'no message'}" for o in failed]
@@ -311,7 +333,9 @@ def render_sweep(
 
 
 def swept_value(outcome: Mapping, key: str) -> str:
-    """The value of a dotted key in a job: from its overrides, else from the record, else from the record's config."""
+    """The value of a dotted key in a job: from its overrides, else from the record, else from the record's
+    config.
+    """
     for word in reversed(outcome.get("overrides") or []):
         name, _, value = word.partition("=")
         if name.lstrip("+") == key:
@@ -327,5 +351,7 @@ def _job(outcome: Mapping, keys: Sequence[str]) -> str:
 
 
 def _swept_metrics(groups: Mapping[tuple[str, ...], Runs]) -> list[str]:
-    names = sorted({name for cell in groups.values() for run in cell.runs.values() for name in run["metrics"]})
+    names = sorted(
+        {name for cell in groups.values() for run in cell.runs.values() for name in run["metrics"]}
+    )
     return [name for name in names if name.startswith("test/")] or names

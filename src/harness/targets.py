@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import ConfigError
+from .words import near
 
 LIBRARIES = ("torch", "lightning", "torchmetrics", "e3nn", "torch_geometric", "transformers", "peft")
 OWN = ("models", "data", "tasks", "optim", "ops")
@@ -56,8 +57,6 @@ def _locate(target: str, path: str) -> Any:
 
 
 def _walk(found: Any, names: list[str], target: str, path: str) -> Any:
-    from .compose import near
-
     for name in names:
         if not hasattr(found, name):
             known = [n for n in dir(found) if not n.startswith("_")]

@@ -9,3 +9,10 @@ from .hippo import legs_matrix as legs_matrix
 from .hippo import legs_normal_part as legs_normal_part
 from .hippo import legs_spectrum as legs_spectrum
 from .hippo import legs_vector as legs_vector
+from .pairs import Pair as Pair
+from .pairs import divide as divide
+from .pairs import expm1 as expm1
+from .pairs import log_mobius as log_mobius
+from .pairs import multiply as multiply
+from .pairs import phi1 as phi1
+from .pairs import to_pair as to_pair

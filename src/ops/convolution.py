@@ -19,10 +19,9 @@ def fft_conv(
     real FFT of the next fast length >= 2 L. Half-precision input is transformed in the kernel's precision
     and returned in its own. Differentiable once.
     """
-    with torch.autocast(u.device.type, enabled=False):
-        if torch.compiler.is_compiling():
-            return _compiled(u, kernel, kernel_back)
-        return _FFTConv.apply(u, kernel, kernel_back)
+    if torch.compiler.is_compiling():
+        return _compiled(u, kernel, kernel_back)
+    return _FFTConv.apply(u, kernel, kernel_back)  # type: ignore[return-value]
 
 
 def next_fast_length(length: int) -> int:

@@ -2,6 +2,7 @@
 
 from .base import Task
 from .classification import Classification
+from .kernel_fit import DelayFit
 from .regression import Regression
 
-__all__ = ["Classification", "Regression", "Task"]
+__all__ = ["Classification", "DelayFit", "Regression", "Task"]

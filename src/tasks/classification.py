@@ -1,6 +1,6 @@
 """Classification: cross-entropy and accuracy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -9,11 +9,14 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from .base import Batch, Task
-from .inputs import model_inputs
+from .inputs import model_inputs, subsample
 
 
 class Classification(Task):
     """One label per sample: cross-entropy in nats, accuracy as a fraction.
+
+    `rates` adds test metrics at lower sampling rates, without training on them: for each whole number r,
+    `test/accuracy_rate<r>` on every r-th sample of `x` (batch, length, channels), with the model's `rate=r`.
 
     Batches hold `x`, the labels `y` (batch,), where sequences differ in length `lengths` (batch,), and in
     evaluation `mask` (batch,), 0 for samples that only fill up a rank.
@@ -29,13 +32,18 @@ class Classification(Task):
         optim: Callable[..., torch.optim.Optimizer],
         scheduler: Callable[..., Any] | None = None,
         label_smoothing: float = 0.0,
+        rates: Sequence[int] = (),
     ):
         super().__init__(model, optim=optim, scheduler=scheduler)
         if not 0.0 <= label_smoothing < 1.0:
             raise ValueError(f"label_smoothing={label_smoothing}: must lie in [0, 1)")
         self.label_smoothing = label_smoothing
+        if any(r < 2 for r in rates):
+            raise ValueError(f"rates={list(rates)}: each must be a whole number of at least 2")
+        self.rates = tuple(rates)
+        names = {"val": ["loss", "accuracy"], "test": ["loss", "accuracy", *(f"accuracy_rate{r}" for r in rates)]}
         self.evaluation = nn.ModuleDict(
-            {stage: nn.ModuleDict({n: MeanMetric() for n in ("loss", "accuracy")}) for stage in ("val", "test")}
+            {stage: nn.ModuleDict({n: MeanMetric() for n in found}) for stage, found in names.items()}
         )
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -47,7 +55,14 @@ class Classification(Task):
         weight = batch["mask"].float()
         metrics = self.metrics_of(stage)
         metrics["loss"].update(F.cross_entropy(logits, batch["y"], reduction="none"), weight)
-        metrics["accuracy"].update((logits.argmax(-1) == batch["y"]).float(), weight)
+        metrics["accuracy"].update(_right(logits, batch), weight)
+        for rate in self.rates if stage == "test" else ():
+            slower = self.model(*model_inputs(subsample(batch, rate)), rate=float(rate))
+            metrics[f"accuracy_rate{rate}"].update(_right(slower, batch), weight)
 
     def metrics_of(self, stage: str) -> dict[str, Any]:
         return dict(self.evaluation[stage].items())  # type: ignore[operator]
+
+
+def _right(logits: Tensor, batch: Batch) -> Tensor:
+    return (logits.argmax(-1) == batch["y"]).float()

@@ -4,10 +4,12 @@
     y = layer(mask z) -> GELU -> dropout -> linear dim -> 2 dim, GLU (`glu`) or linear dim -> dim (`id`)
     x = x + dropout(y), then norm(x) in the post-norm case
 
-Layer protocol (what `layer` has to offer): `forward(u, *, rate=1.0)` on (batch, length, dim), and for recurrent use
-`initial_state(batch)` and `step(u_t, state) -> (y_t, state)` on (batch, dim). A layer may define
-`parameter_tags()`. A layer adds its own skip term D u; the block does not.
+Layer protocol (what `layer` has to offer): `forward(u, *, rate=1.0)` on (batch, length, dim), and for
+recurrent use `initial_state(batch)` and `step(u_t, state) -> (y_t, state)` on (batch, dim). A layer may
+define `parameter_tags()`. A layer adds its own skip term D u; the block does not.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +32,8 @@ class Block(nn.Module):
         tie_dropout: one dropout mask per sample and channel, the same at all positions.
         dropout_conv: rate of an elementwise dropout on the layer's output, before GELU.
     """
+
+    layer: Any  # layer protocol
 
     def __init__(
         self,
@@ -78,11 +82,11 @@ class Block(nn.Module):
         y = self.mix(self.dropout(F.gelu(self.dropout_conv(y))))
         return self.dropout(F.glu(y, dim=-1) if self.activation == "glu" else y)
 
-    def initial_state(self, batch: int):
+    def initial_state(self, batch: int) -> Any:
         """The layer's zero state."""
         return self.layer.initial_state(batch)
 
-    def step(self, x_t: Float[Tensor, "batch dim"], state) -> tuple[Float[Tensor, "batch dim"], object]:
+    def step(self, x_t: Float[Tensor, "batch dim"], state: Any) -> tuple[Float[Tensor, "batch dim"], Any]:
         """One position of the recurrence, `(output, new state)`; equal to `forward` in eval mode.
 
         Raises:
@@ -125,10 +129,13 @@ class MaskedLayerNorm(nn.LayerNorm):
 class MaskedBatchNorm(nn.Module):
     """BatchNorm over (batch, length) whose statistics leave the padding out.
 
-    In training `y = (x - mean) / sqrt(var + eps) * weight + bias` with mean and variance over the valid positions of
-    the batch; the running values (unbiased variance, momentum 0.1) serve in eval mode. Under data parallelism the
-    statistics are those of each process.
+    In training `y = (x - mean) / sqrt(var + eps) * weight + bias` with mean and variance over the valid
+    positions of the batch; the running values (unbiased variance, momentum 0.1) serve in eval mode. Under
+    data parallelism the statistics are those of each process.
     """
+
+    running_mean: Tensor
+    running_var: Tensor
 
     def __init__(self, dim: int, eps: float = 1e-5, momentum: float = 0.1):
         super().__init__()

@@ -73,8 +73,8 @@ class DiagonalInit:
             raise ValueError(f"clip_b is {self.clip_b}, it must be > 0 or None")
         if self.imag_random and self.name not in _FREQUENCIES:
             raise ValueError(
-                f"imag_random does not go with init {self.name!r}; it replaces the index n in the formulas of "
-                f"{', '.join(_FREQUENCIES)}"
+                f"imag_random does not go with init {self.name!r}; it replaces the index n in the formulas "
+                f"of {', '.join(_FREQUENCIES)}"
             )
 
     @property

@@ -1,7 +1,7 @@
 """S4D: diagonal state-space layers.
 
-Gu, Gupta, Goel, Ré, "On the Parameterization and Initialization of Diagonal State Space Models", NeurIPS 2022,
-arXiv 2206.11893. Per channel, with a_n, B_n, C_n complex and dt > 0,
+Gu, Gupta, Goel, Ré, "On the Parameterization and Initialization of Diagonal State Space Models",
+NeurIPS 2022, arXiv 2206.11893. Per channel, with a_n, B_n, C_n complex and dt > 0,
 
     x'(t) = A x(t) + B u(t),   y(t) = 2 Re(C x(t)) + D u(t),   A = diag(a_0 .. a_{M-1}),
 
@@ -18,26 +18,38 @@ every a_n standing for itself and its conjugate. Discretised to `Abar = exp(log 
 
 The paper's claims: the diagonal part of HiPPO-LegS gives S4's kernels as N grows; the initialisation of A
 decides the accuracy, the discretisation and the form of Re a hardly matter; the kernel is two lines of code.
-What differs here: the kernel is evaluated in the two-level real form of `ops.vandermonde` (the same sums), the
-phase of LegS's eigenvectors is fixed by making B real and positive, the kernel always has the input's length,
-and the row `real` is real throughout: its Im a is fixed at 0 and neither B nor C stores an imaginary part, so no
-parameter is dead (B C enters the kernel only through its real part there) and training cannot leave the axis.
+What differs here: the kernel is evaluated in the two-level real form of `ops.vandermonde` (the same sums),
+the phase of LegS's eigenvectors is fixed by making B real and positive, the kernel always has the input's
+length, and the row `real` is real throughout: its Im a is fixed at 0 and neither B nor C stores an imaginary
+part, so no parameter is dead (only Re(B C) enters the kernel there) and training cannot leave the axis; C is
+drawn with E|C|^2 = 1 in every row.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from ...errors import NonFiniteError
-from ...ops import fft_conv, vandermonde, vandermonde_transpose
+from ...ops import (
+    Pair,
+    divide,
+    expm1,
+    fft_conv,
+    log_mobius,
+    multiply,
+    phi1,
+    to_pair,
+    vandermonde,
+    vandermonde_transpose,
+)
 from .initialisation import DiagonalInit as DiagonalInit
 from .initialisation import check_choice
 
 _TRAINABLE = ("A", "B", "dt")
-_SERIES_BELOW = 1e-4  # |z| under which (exp(z) - 1)/z is taken from its series
 
 
 class S4D(nn.Module):
@@ -47,17 +59,23 @@ class S4D(nn.Module):
         dim: H, number of channels.
         state_dim: N, even: the real size of the state; N/2 complex numbers are stored.
         init: name of an initialisation of A, or a `DiagonalInit`.
-        dt: (smallest, largest) initial step, in units of one sample at rate 1; log-uniform per channel. 1/dt is
-            the memory in samples: it must fit the length.
+        dt: (smallest, largest) initial step, in units of one sample at rate 1; log-uniform per channel. 1/dt
+            is the memory in samples: it must fit the length.
         discretisation: `zoh`, `bilinear` or `dss` (see the module's table).
         copies: S, number of independent (A, B); channel h uses copy h mod S. None means one per channel.
-        bidirectional: two kernels with common A, B, dt: `y_t = sum_{s<=t} K0[t-s] u_s + sum_{s>t} K1[s-t-1] u_s`.
+        bidirectional: two kernels with common A, B, dt:
+            `y_t = sum_{s<=t} K0[t-s] u_s + sum_{s>t} K1[s-t-1] u_s + D u_t`.
         trainable: which of A, B, dt are trained; the others are buffers.
 
     Attributes:
-        bandlimit: None, or the largest frequency to keep, in units of the Nyquist frequency of the rate in use:
-            C_n counts as 0 where `dt |Im a_n| / (2 pi) > bandlimit / 2`.
+        bandlimit: None, or the largest frequency to keep, in units of the Nyquist frequency of the rate in
+            use: C_n counts as 0 where `dt |Im a_n| / (2 pi) > bandlimit / 2`.
     """
+
+    log_dt: Tensor
+    A_re: Tensor
+    A_im: Tensor | None
+    B: Tensor
 
     def __init__(
         self,
@@ -74,17 +92,19 @@ class S4D(nn.Module):
         super().__init__()
         _check_sizes(dim, state_dim, copies)
         if len(dt) != 2 or not 0 < dt[0] <= dt[1]:
-            raise ValueError(f"dt is {tuple(dt)}, it must be (smallest, largest) with 0 < smallest <= largest")
+            raise ValueError(
+                f"dt is {tuple(dt)}, it must be (smallest, largest) with 0 < smallest <= largest"
+            )
         if isinstance(trainable, str) or not set(trainable) <= set(_TRAINABLE):
-            raise ValueError(f"trainable is {trainable!r}, it must be a list of names from {', '.join(_TRAINABLE)}")
+            raise ValueError(f"trainable is {trainable!r}, wanted a list of {', '.join(_TRAINABLE)}")
         check_choice("discretisation", discretisation, ("zoh", "bilinear", "dss"))
         self.init = DiagonalInit(init) if isinstance(init, str) else init
         if discretisation == "dss" and self.init.real_transform == "none":
-            raise ValueError("discretisation is 'dss', which needs Re a < 0: real_transform must be exp or relu")
+            raise ValueError("discretisation is 'dss', it needs Re a < 0: real_transform exp or relu")
         self.dim, self.state_dim, self.copies = dim, state_dim, copies or dim
         self.discretisation, self.bidirectional = discretisation, bidirectional
         self.bandlimit: float | None = None
-        self._cache: dict[str, tuple[tuple, object]] = {}
+        self._cache: dict[str, tuple[tuple, Any]] = {}
         self._make_parameters(dt, trainable)
 
     def _make_parameters(self, dt: Sequence[float], trainable: Sequence[str]) -> None:
@@ -116,43 +136,39 @@ class S4D(nn.Module):
         trained = dict(self.named_parameters(recurse=False))
         return {name: ("ssm", tag) for name, tag in tags.items() if name in trained}
 
-    def discretise(
-        self, rate: float = 1.0
-    ) -> tuple[Complex[Tensor, "dim modes"], Complex[Tensor, "dim modes"]]:
-        """(log Abar, Bbar) at step `rate * dt`, complex128.
+    def discretise(self, rate: float = 1.0) -> tuple[Pair, Pair]:
+        """(log Abar, Bbar) at step `rate * dt`, pairs of (dim, modes) in float64.
 
-        Double precision costs nothing here (no length axis) and keeps the phases `l Im z` of long kernels exact.
-        For `dss` this is the part that does not depend on the length, that of `zoh`.
+        Double precision costs nothing here (no length axis) and keeps the phases `l Im z` of long kernels
+        exact. For `dss` Bbar is the factor that does not depend on the length, that of `zoh`.
         """
         dt = rate * self.init.decode_dt(self.log_dt.double()).unsqueeze(-1)
-        a, b = self._per_channel(self._a()), self._per_channel(_complex(self.B))
-        z = a * dt
+        z, b = self._a().scale(dt), self._per_channel(_pair(self.B)).scale(dt)
         if self.discretisation == "bilinear":
-            numerator = 1 + z / 2
-            # z = -2 gives Abar = 0, whose logarithm is kept finite
-            numerator = torch.where(numerator.abs() < 1e-12, 1e-12, numerator)
-            return torch.log(numerator) - torch.log(1 - z / 2), b * dt / (1 - z / 2)
-        return z, b * dt * _phi(z)
+            return log_mobius(z), divide(b, Pair(1 - z.re / 2, -z.im / 2))
+        return z, multiply(b, phi1(z))
 
-    def _a(self) -> Tensor:
+    def _a(self) -> Pair:
         real = self.init.decode_real(self.A_re.double())
-        return torch.complex(real, torch.zeros_like(real) if self.A_im is None else self.A_im.double())
+        imag = torch.zeros_like(real) if self.A_im is None else self.A_im.double()
+        return self._per_channel(Pair(real, imag))
 
-    def _per_channel(self, x: Tensor) -> Tensor:
+    def _per_channel(self, x: Pair) -> Pair:
         if self.copies == self.dim:
             return x
-        return x.repeat(self.dim // self.copies, 1)
+        return Pair(*(part.repeat(self.dim // self.copies, 1) for part in x))
 
-    def _c(self, log_abar: Tensor) -> Tensor:
+    def _c(self, log_abar: Pair) -> Pair:
         """C in double precision, zero above the band limit."""
-        c = _complex(self.C)
+        c = _pair(self.C)
         if self.bandlimit is None:
             return c
-        return c * (log_abar.imag.abs() / math.pi <= self.bandlimit)
+        return c.scale((log_abar.im.abs() / math.pi <= self.bandlimit).double())
 
     @property
-    def _real_dtype(self) -> torch.dtype:
-        return torch.promote_types(self.C.dtype, torch.float32)  # the kernel is never in half precision
+    def _dtype(self) -> torch.dtype:
+        """Type of kernel and state: never below single precision, whatever the parameters' type."""
+        return torch.float64 if self.C.dtype == torch.float64 else torch.float32
 
     def kernel(self, length: int, rate: float = 1.0) -> Float[Tensor, "directions dim length"]:
         """The convolution kernel `K_l`, l = 0..length-1; two directions where the layer is bidirectional.
@@ -174,14 +190,14 @@ class S4D(nn.Module):
 
     def _kernel(self, length: int, rate: float) -> Tensor:
         log_abar, bbar = self.discretise(rate)
-        weights = self._c(log_abar) * bbar
+        weights = multiply(self._c(log_abar), bbar)
         if self.discretisation == "dss":
-            weights = weights / torch.expm1(length * log_abar)
-        kernel = vandermonde(weights.to(self._real_dtype.to_complex()), log_abar, length)
+            weights = divide(weights, expm1(log_abar.scale(length)))
+        kernel = vandermonde(weights.to(self._dtype), log_abar, length)
         if self.init.real_transform == "none" and not torch.isfinite(kernel).all():
             raise NonFiniteError(
                 f"the kernel of S4D(dim={self.dim}, real_transform='none') is not finite at length {length}: "
-                f"training has driven Re a up to {self._a().real.max().item():.3g}; use exp or relu"
+                f"training has driven Re a up to {self._a().re.max().item():.3g}; use exp or relu"
             )
         return kernel
 
@@ -217,22 +233,23 @@ class S4D(nn.Module):
     def _response(self, state: Tensor, length: int, rate: float) -> Tensor:
         """What the initial state adds: `2 Re sum_n C_n Abar_n^{k+1} x_{-1,n}`."""
         log_abar, _ = self.discretise(rate)
-        weights = self._c(log_abar)[0] * torch.exp(log_abar) * state
-        return vandermonde(weights.to(state.dtype), log_abar, length)
+        c = self._c(log_abar).complex()[0]
+        weights = c * torch.exp(log_abar.complex()) * state
+        return vandermonde(to_pair(weights).to(self._dtype), log_abar, length)
 
     def _final_state(self, u: Tensor, state: Tensor | None, rate: float) -> Tensor:
         """`x_{L-1} = Abar^L x_{-1} + sum_l Abar^{L-1-l} Bbar u_l`."""
         log_abar, bbar = self.discretise(rate)
-        final = bbar * vandermonde_transpose(u.flip(-1).to(self._real_dtype), log_abar)
+        final = bbar.complex() * vandermonde_transpose(u.flip(-1).to(self._dtype), log_abar)
         if state is not None:
-            final = final + torch.exp(u.shape[-1] * log_abar) * state
-        return final.to(self._real_dtype.to_complex())
+            final = final + torch.exp(u.shape[-1] * log_abar.complex()) * state
+        return final.to(self._dtype.to_complex())
 
     def initial_state(self, batch: int) -> Complex[Tensor, "batch dim modes"]:
         """The zero state of the recurrence."""
         self._check_recurrent()
         shape = (batch, self.dim, self.state_dim // 2)
-        return torch.zeros(shape, dtype=self._real_dtype.to_complex(), device=self.C.device)
+        return torch.zeros(shape, dtype=self._dtype.to_complex(), device=self.C.device)
 
     def step(
         self, u_t: Float[Tensor, "batch dim"], state: Complex[Tensor, "batch dim modes"], rate: float = 1.0
@@ -247,22 +264,22 @@ class S4D(nn.Module):
 
     def _step_matrices(self, rate: float) -> tuple[Tensor, ...]:
         log_abar, bbar = self.discretise(rate)
-        dtype = self._real_dtype.to_complex()
-        return torch.exp(log_abar).to(dtype), bbar.to(dtype), self._c(log_abar)[0].to(dtype)
+        matrices = torch.exp(log_abar.complex()), bbar.complex(), self._c(log_abar).complex()[0]
+        return tuple(x.to(self._dtype.to_complex()) for x in matrices)
 
     def _check_rate(self, rate: float) -> None:
         if not rate > 0:
             raise ValueError(f"rate is {rate}, it must be > 0")
         if self.discretisation == "dss" and rate != 1:
-            raise ValueError(f"rate is {rate}, but the kernel of discretisation 'dss' has no other resolution than 1")
+            raise ValueError(f"rate is {rate}, but discretisation 'dss' has no other resolution than 1")
 
     def _check_recurrent(self) -> None:
         if self.bidirectional:
-            raise ValueError("a bidirectional S4D has no recurrence: states and steps need bidirectional = False")
+            raise ValueError("bidirectional is True: states and steps need a causal layer")
         if self.discretisation == "dss":
-            raise ValueError("discretisation is 'dss', whose kernel depends on the length: it has no recurrence")
+            raise ValueError("discretisation is 'dss', its kernel depends on the length: no states or steps")
 
-    def _cached(self, name: str, key: tuple, compute):
+    def _cached(self, name: str, key: tuple, compute: Callable[[], Any]) -> Any:
         sources = [*self.parameters(recurse=False), *self.buffers(recurse=False)]
         if (
             self.training
@@ -300,20 +317,12 @@ def _check_sizes(dim: int, state_dim: int, copies: int | None) -> None:
     if dim < 1:
         raise ValueError(f"dim is {dim}, it must be at least 1")
     if state_dim < 2 or state_dim % 2:
-        raise ValueError(f"state_dim is {state_dim}, it must be even and at least 2: it counts conjugate pairs")
+        raise ValueError(f"state_dim is {state_dim}, it must be even and >= 2: it counts conjugate pairs")
     if copies is not None and (copies < 1 or dim % copies):
         raise ValueError(f"copies is {copies}, it must divide dim = {dim}")
 
 
-def _complex(pairs: Tensor) -> Tensor:
-    """complex128 of a real tensor with a trailing axis of (real, imaginary) or of (real,)."""
-    if pairs.shape[-1] == 1:
-        return torch.complex(pairs[..., 0].double(), torch.zeros_like(pairs[..., 0], dtype=torch.float64))
-    return torch.view_as_complex(pairs.double())
-
-
-def _phi(z: Tensor) -> Tensor:
-    """(exp(z) - 1)/z, with its value 1 at 0."""
-    small = z.abs() < _SERIES_BELOW
-    safe = torch.where(small, 1.0, z)
-    return torch.where(small, 1 + z / 2 + z * z / 6, torch.expm1(safe) / safe)
+def _pair(stored: Tensor) -> Pair:
+    """The float64 pair of a real tensor with a trailing axis of (real, imaginary) or of (real,)."""
+    real = stored[..., 0].double()
+    return Pair(real, stored[..., 1].double() if stored.shape[-1] == 2 else torch.zeros_like(real))

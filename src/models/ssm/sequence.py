@@ -1,12 +1,12 @@
 """A stack of sequence layers between a linear encoder and a linear decoder.
 
-    x -> linear dim_in -> dim -> depth blocks -> norm (pre-norm blocks) -> pooling over positions -> linear dim -> dim_out
+    x -> linear dim_in -> dim -> `depth` blocks -> norm (pre-norm) -> pooling over length -> linear -> dim_out
 
-The layer and the block are arguments: any callable `layer(dim, init=...) -> module` that follows the layer protocol
-of `block.py`, and any callable `block(layer_module, dim) -> module` with the methods of `Block`.
+The layer and the block are arguments: any callable `layer(dim, init=...) -> module` that follows the layer
+protocol of `block.py`, and any callable `block(layer_module, dim) -> module` with the methods of `Block`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -40,6 +40,8 @@ class SequenceModel(nn.Module):
         pool: `mean` or `last` over the valid positions, or `none` for one output per position.
     """
 
+    blocks: Sequence[Any]  # block protocol
+
     def __init__(
         self,
         dim_in: int,
@@ -60,7 +62,7 @@ class SequenceModel(nn.Module):
         self.dim_in, self.dim_out, self.dim, self.pool = dim_in, dim_out, dim, pool
         options = {} if init is None else {"init": init}
         self.encoder = nn.Linear(dim_in, dim)
-        self.blocks = nn.ModuleList(block(layer(dim, **options), dim) for _ in range(depth))
+        self.blocks = nn.ModuleList(block(layer(dim, **options), dim) for _ in range(depth))  # type: ignore
         self.norm = self.blocks[-1].output_norm()
         self.decoder = nn.Linear(dim, dim_out)
 
@@ -78,8 +80,8 @@ class SequenceModel(nn.Module):
             rate: factor on every layer's step: 2 where the input holds every second sample.
 
         Raises:
-            ValueError: wrong number of axes or channels, length 0, `lengths` of another shape or, if they lie on
-                the CPU, out of range (elsewhere looking at them would stall the device).
+            ValueError: wrong number of axes or channels, length 0, `lengths` of another shape or, if they lie
+                on the CPU, out of range (elsewhere looking at them would stall the device).
         """
         self._check_input(x, lengths)
         mask = None

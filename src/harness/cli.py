@@ -1,0 +1,198 @@
+"""The `eigenzoo` command. Nothing here imports torch; what needs it is imported by the subcommand that does."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ..errors import ConfigError
+from .entry import guarded, train_command
+
+USAGE = """\
+eigenzoo: structured layers, trained and reproduced
+
+  eigenzoo train [key=value ...]                    the same as `python train.py`; --help for its words
+  eigenzoo list [models|experiments|papers|data] [PATTERN]
+  eigenzoo show NAME                                a model, experiment, paper or data set in full
+  eigenzoo check [EXPERIMENT ...]                   compose, check every node, build on the meta device
+  eigenzoo reproduce PAPER [scale=small] [seeds=0,1,2] [jobs=1] [rows=a,b] [rerun=true] [results=DIR] [key=value ...]
+  eigenzoo table PAPER [--format text|md|csv|latex|json] [--scale S]
+  eigenzoo tune experiment=NAME [trials=30] [key=value ...]
+  eigenzoo data [list|fetch|where|verify] [NAME]
+  eigenzoo push RUN REPO [--private]                upload an exported run to the hub
+
+Exit codes: 0 done, 1 a fault in code or a failed run, 2 bad input, 3 non-finite loss, 4 storage, 143 stopped."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the console script."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    sys.exit(run_command(words))
+
+
+def run_command(words: list[str]) -> int:
+    """Carry out one command line; returns its exit code."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0
+    name, rest = words[0], words[1:]
+    if name == "train":
+        return train_command(rest)
+    commands = {
+        "list": _list, "show": _show, "check": _check, "reproduce": _reproduce, "table": _table,
+        "tune": _tune, "data": _data, "push": _push,
+    }  # fmt: skip
+    if name == "--version":
+        from .. import __version__
+
+        print(f"eigenzoo {__version__}")
+        return 0
+    if name not in commands:
+        from .compose import near
+
+        print(f"eigenzoo: there is no command '{name}'" + near(name, ["train", *commands]), file=sys.stderr)
+        return 2
+    return guarded(lambda: commands[name](rest))
+
+
+def _parser(name: str, text: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(prog=f"eigenzoo {name}", description=text, allow_abbrev=False)
+
+
+def _list(rest: list[str]) -> None:
+    from . import listing
+
+    parser = _parser("list", "What there is.")
+    parser.add_argument("kind", nargs="?", choices=["models", "experiments", "papers", "data"])
+    parser.add_argument("pattern", nargs="?", default="*")
+    given = parser.parse_args(rest)
+    for kind in [given.kind] if given.kind else ["models", "experiments", "papers", "data"]:
+        print(listing.render_list(kind, given.pattern))
+
+
+def _show(rest: list[str]) -> None:
+    from . import listing
+
+    parser = _parser("show", "One model, experiment, paper or data set in full.")
+    parser.add_argument("name")
+    print(listing.show(parser.parse_args(rest).name))
+
+
+def _check(rest: list[str]) -> int:
+    from .preflight import preflight
+
+    parser = _parser("check", "Compose, check and build experiments on the meta device; all faults at once.")
+    parser.add_argument("experiments", nargs="*", help="names; default: all")
+    parser.add_argument("--config-dir")
+    parser.add_argument("--allow-targets", default="", help="your own packages, separated by commas")
+    given = parser.parse_args(rest)
+    return preflight(given.experiments, given.config_dir, [a for a in given.allow_targets.split(",") if a])
+
+
+def _reproduce(rest: list[str]) -> int:
+    from .reproduce import Plan, reproduce
+
+    parser = _parser("reproduce", "Run what is missing of a paper's table and print it with a verdict per claim.")
+    parser.add_argument("paper")
+    parser.add_argument("--config-dir")
+    parser.add_argument("words", nargs="*", help="scale= seeds= jobs= rows= rerun= results= run_dir= or key=value")
+    given = parser.parse_intermixed_args(rest)
+    own, words = _own_words(given.words, ("scale", "seeds", "jobs", "rows", "rerun", "results", "run_dir"))
+    seeds = tuple(_whole(s, "seeds") for s in own["seeds"].split(",")) if "seeds" in own else None
+    rerun = _truth(own.get("rerun", "false"), "rerun")
+    return reproduce(
+        Plan(
+            given.paper, own.get("scale", "small"), seeds, _whole(own.get("jobs", "1"), "jobs", 1),
+            tuple(own["rows"].split(",")) if "rows" in own else None, rerun,
+            own.get("results"), own.get("run_dir", "runs/rerun" if rerun else "runs"), tuple(words), given.config_dir,
+        )
+    )  # fmt: skip
+
+
+def _table(rest: list[str]) -> None:
+    from pathlib import Path
+
+    from . import paper, store, table
+
+    parser = _parser("table", "A paper's table from the records; runs nothing.")
+    parser.add_argument("paper")
+    parser.add_argument("--format", default="text", choices=table.FORMATS)
+    parser.add_argument("--scale", choices=table.SCALES)
+    parser.add_argument("--results", action="append", help="folder of records; default: local and committed ones")
+    given = parser.parse_args(rest)
+    folders = [Path(p) for p in given.results] if given.results else store.result_folders()
+    print(table.render(paper.load(given.paper), store.read(folders), given.scale, given.format))
+
+
+def _tune(rest: list[str]) -> int:
+    from .tune import tune
+
+    parser = _parser("tune", "Search the space under `tune:` of an experiment with Optuna; a study resumes.")
+    parser.add_argument("--config-dir")
+    parser.add_argument("words", nargs="*", help="experiment= trials= study= or key=value")
+    given = parser.parse_intermixed_args(rest)
+    own, words = _own_words(given.words, ("trials", "study"))
+    return tune(words, trials=_whole(own.get("trials", "30"), "trials", 1), study=own.get("study"),
+                folder=given.config_dir)  # fmt: skip
+
+
+def _data(rest: list[str]) -> None:
+    from ..data import hub
+
+    parser = _parser("data", "List, fetch, verify or locate data sets.")
+    parser.add_argument("action", nargs="?", default="list", choices=["list", "fetch", "where", "verify"])
+    parser.add_argument("name", nargs="?")
+    given = parser.parse_args(rest)
+    if given.action == "list":
+        from . import listing
+
+        print(listing.render_list("data", given.name or "*"))
+        return
+    if not given.name:
+        raise ConfigError(f"data {given.action}: which set? `eigenzoo data list` names them")
+    if given.action == "fetch":
+        print(f"{given.name}: {hub.fetch(given.name)}")
+        given.action = "verify"
+    if given.action == "where":
+        print(hub.require(given.name))
+    if given.action == "verify":
+        for row in hub.verify(given.name):
+            print(" · ".join(f"{k} {v}" for k, v in row.items() if v is not None))
+
+
+def _push(rest: list[str]) -> None:
+    from pathlib import Path
+
+    from .export import push
+
+    parser = _parser("push", "Upload an exported run to the hub.")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("repo")
+    parser.add_argument("--private", action="store_true")
+    given = parser.parse_args(rest)
+    print(push(given.run, given.repo, private=given.private))
+
+
+def _own_words(words: Sequence[str], names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Split `key=value` words into the command's own and those for the runs."""
+    own, others = {}, []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise ConfigError(f"'{word}' is not of the form key=value")
+        if key in names:
+            own[key] = value
+        else:
+            others.append(word)
+    return own, others
+
+
+def _whole(text: str, name: str, least: int = 0) -> int:
+    if not text.isdigit() or int(text) < least:
+        raise ConfigError(f"{name}={text}: not a whole number of at least {least}")
+    return int(text)
+
+
+def _truth(text: str, name: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ConfigError(f"{name}={text}: neither true nor false")
+    return text.lower() == "true"

@@ -1,0 +1,151 @@
+"""Checks that hold for every model, for use in tests of this package and of models written elsewhere.
+
+Each takes a module and a tuple of example inputs, raises AssertionError with the names of what fails, and leaves
+parameters and mode as they were.
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+
+
+def relative_error(value: Tensor, reference: Tensor) -> float:
+    """max |value - reference| / max |reference|; the plain maximum where the reference is 0."""
+    scale = reference.abs().max().item()
+    return (value - reference).abs().max().item() / (scale or 1.0)
+
+
+def assert_close(value: Tensor, reference: Tensor, tolerance: float, what: str = "values") -> None:
+    """`relative_error(value, reference) <= tolerance`; NaN fails."""
+    error = relative_error(value, reference)
+    assert error <= tolerance, f"{what} differ by {error:.3g} of the maximum, allowed {tolerance:.3g}"
+
+
+def assert_all_gradients(module: nn.Module, inputs: tuple) -> None:
+    """Every parameter that is trained gets a finite gradient that is not zero."""
+    with _copied(module, training=True) as twin:
+        output = twin(*inputs)
+        (output * torch.randn_like(output)).sum().backward()
+        trained = [(name, p.grad) for name, p in twin.named_parameters() if p.requires_grad]
+        dead = [name for name, grad in trained if grad is None or not grad.any()]
+        broken = [name for name, grad in trained if grad is not None and not grad.isfinite().all()]
+    assert not dead, f"no gradient reaches {dead}"
+    assert not broken, f"the gradient is not finite in {broken}"
+
+
+def assert_all_submodules_matter(module: nn.Module, inputs: tuple) -> None:
+    """Disturbing the output of any submodule changes the output of the module (nothing is built in vain)."""
+    with _copied(module) as twin, torch.no_grad():
+        plain = twin(*inputs)
+        named = [(n, m) for n, m in twin.named_modules() if n and not isinstance(m, _CONTAINERS)]
+        idle = [name for name, sub in named if torch.equal(_with_disturbance(twin, sub, inputs), plain)]
+    assert not idle, f"the output does not depend on {idle}"
+
+
+def assert_save_load(make: Callable[[], nn.Module], inputs: tuple, folder: Path) -> None:
+    """Weights written by safetensors and read into a second module give bit-equal output."""
+    from safetensors.torch import load_file, save_file
+
+    first, second = make().eval(), make().eval()
+    save_file(first.state_dict(), folder / "model.safetensors")
+    with torch.no_grad():
+        before, reference = second(*inputs), first(*inputs)
+        second.load_state_dict(load_file(folder / "model.safetensors"))
+        after = second(*inputs)
+    assert not torch.equal(before, reference), "two new modules are equal: the check would prove nothing"
+    assert torch.equal(after, reference), "the loaded module differs from the saved one"
+
+
+def assert_batch_independent(module: nn.Module, inputs: tuple, tolerance: float = 1e-5) -> None:
+    """In eval mode a batch gives what its samples give one by one (axis 0 of every input is the batch)."""
+    with _copied(module) as twin, torch.no_grad():
+        whole = twin(*inputs)
+        single = [twin(*(x[i : i + 1] for x in inputs)) for i in range(inputs[0].shape[0])]
+    assert_close(torch.cat(single), whole, tolerance, "the batch and its samples")
+
+
+def assert_dtype_follows(module: nn.Module, inputs: tuple, dtype: torch.dtype) -> None:
+    """After `module.to(dtype)` parameters, gradients and output have that type, and the output is finite."""
+    with _copied(module, training=True) as twin:
+        twin.to(dtype)
+        output = twin(*(x.to(dtype) if x.is_floating_point() else x for x in inputs))
+        output.sum().backward()
+        wrong = [n for n, p in twin.named_parameters() if p.dtype != dtype]
+    assert output.dtype == dtype, f"the output is {output.dtype}, wanted {dtype}"
+    assert not wrong, f"{wrong} did not become {dtype}"
+    assert output.isfinite().all(), f"the output in {dtype} is not finite"
+
+
+def assert_device_follows(module: nn.Module, inputs: tuple, device: str, tolerance: float = 1e-4) -> None:
+    """After `module.to(device)` the output lies there and, unless it is `meta`, has the values of the CPU's."""
+    with _copied(module) as twin, torch.no_grad():
+        reference = twin(*inputs)
+        output = twin.to(device)(*(x.to(device) for x in inputs))
+    assert output.device.type == torch.device(device).type, f"the output lies on {output.device}, not {device}"
+    assert output.shape == reference.shape, f"the shape is {tuple(output.shape)} on {device}"
+    if output.device.type != "meta":
+        assert_close(output.cpu(), reference, tolerance, f"cpu and {device}")
+
+
+def assert_compiles(module: nn.Module, batches: Iterable[tuple], tolerance: float = 1e-4) -> None:
+    """Compiled in place without a graph break, output and gradients equal the eager ones for every batch."""
+    with _copied(module, training=True) as eager, _copied(module, training=True) as compiled:
+        compiled.compile(fullgraph=True, dynamic=True)
+        for inputs in batches:
+            outputs = [m(*inputs) for m in (eager, compiled)]
+            assert_close(outputs[1], outputs[0], tolerance, "eager and compiled output")
+            for output in outputs:
+                output.square().sum().backward()
+        for (name, p), q in zip(eager.named_parameters(), compiled.parameters(), strict=True):
+            if p.grad is not None:
+                assert_close(q.grad, p.grad, tolerance, f"eager and compiled gradients of {name}")
+
+
+def assert_equivariant(
+    function: Callable[..., Tensor],
+    inputs: tuple,
+    actions: Iterable[tuple[Callable[..., tuple], Callable[[Tensor], Tensor]]],
+    tolerance: float = 1e-5,
+) -> None:
+    """`function(*act_in(*inputs)) = act_out(function(*inputs))` for every group element.
+
+    Args:
+        function: a module in the mode to be tested, or any function of tensors.
+        actions: one pair (act_in, act_out) per group element; act_in returns the tuple of moved inputs. For an
+            invariant function act_out is the identity.
+        tolerance: on the difference relative to the largest output.
+    """
+    with torch.no_grad():
+        plain = function(*inputs)
+        for number, (act_in, act_out) in enumerate(actions):
+            moved = function(*act_in(*inputs))
+            assert_close(moved, act_out(plain), tolerance, f"the two sides for group element {number}")
+
+
+@contextmanager
+def _copied(module: nn.Module, training: bool = False) -> Iterator[nn.Module]:
+    """A copy in the wanted mode, with no gradients yet."""
+    twin = copy.deepcopy(module).train(training)
+    twin.zero_grad(set_to_none=True)
+    yield twin
+
+
+def _with_disturbance(module: nn.Module, sub: nn.Module, inputs: tuple) -> Tensor:
+    def disturb(_module: nn.Module, _inputs: tuple, output: object) -> object:
+        if isinstance(output, Tensor) and output.is_floating_point():
+            return output + torch.randn_like(output)
+        if isinstance(output, tuple):
+            return tuple(disturb(_module, _inputs, part) for part in output)
+        return output
+
+    handle = sub.register_forward_hook(disturb)
+    try:
+        return module(*inputs)
+    finally:
+        handle.remove()

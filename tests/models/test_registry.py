@@ -1,0 +1,92 @@
+"""The checks of `eigenzoo.testing` on every model that has a config."""
+
+from functools import partial
+from pathlib import Path
+
+import hydra
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from eigenzoo import testing
+
+FOLDER = Path(__file__).resolve().parents[2] / "configs" / "model"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+# What makes a model of the registry small; a model without an entry is tested as its config says.
+SMALL = {"s4d": {"dim": 8, "depth": 2, "layer": {"state_dim": 4}}}
+
+
+def make(name: str) -> torch.nn.Module:
+    config = OmegaConf.merge(
+        {"dim_in": 2, "dim_out": 3}, OmegaConf.load(FOLDER / f"{name}.yaml"), SMALL.get(name, {})
+    )
+    return hydra.utils.instantiate(config, _convert_="all")
+
+
+@pytest.fixture(params=NAMES)
+def name(request: pytest.FixtureRequest) -> str:
+    torch.manual_seed(0)
+    return request.param
+
+
+def test_there_are_models():
+    assert "s4d" in NAMES
+
+
+def test_example_inputs_fit(name: str):
+    module = make(name)
+    output = module(*module.example_inputs(2))
+    assert output.shape[0] == 2 and output.isfinite().all()
+
+
+def test_every_parameter_gets_a_gradient(name: str):
+    module = make(name)
+    testing.assert_all_gradients(module, module.example_inputs(3))
+
+
+def test_every_submodule_matters(name: str):
+    module = make(name)
+    testing.assert_all_submodules_matter(module, module.example_inputs(2))
+
+
+def test_save_is_load(name: str, tmp_path: Path):
+    testing.assert_save_load(partial(make, name), make(name).example_inputs(2), tmp_path)
+
+
+def test_batch_of_two_is_two_batches_of_one(name: str):
+    module = make(name)
+    testing.assert_batch_independent(module, module.example_inputs(2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_dtype_follows(name: str, dtype: torch.dtype):
+    module = make(name)
+    testing.assert_dtype_follows(module, module.example_inputs(2), dtype)
+
+
+def test_builds_and_runs_on_the_meta_device(name: str):
+    with torch.device("meta"):
+        module = make(name)
+    assert all(p.is_meta for p in module.parameters())
+    testing.assert_device_follows(make(name), make(name).example_inputs(2), "meta")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_device_follows(name: str):
+    module = make(name)
+    testing.assert_device_follows(module, module.example_inputs(2), "cuda")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_eager_is_compiled(name: str):
+    module = make(name)
+    testing.assert_compiles(module, [module.example_inputs(batch) for batch in (2, 3)])
+
+
+def test_parameter_tags_name_parameters(name: str):
+    for path, module in make(name).named_modules():
+        if hasattr(module, "parameter_tags"):
+            own = dict(module.named_parameters(recurse=False))
+            assert set(module.parameter_tags()) <= set(own), path
