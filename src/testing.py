@@ -1,7 +1,7 @@
 """Checks that hold for every model, for use in tests of this package and of models written elsewhere.
 
-Each takes a module and a tuple of example inputs, raises AssertionError with the names of what fails, and leaves
-parameters and mode as they were.
+Each takes a module and a tuple of example inputs, raises AssertionError with the names of what fails, and
+leaves parameters and mode as they were.
 """
 
 import copy
@@ -83,11 +83,13 @@ def assert_dtype_follows(module: nn.Module, inputs: tuple, dtype: torch.dtype) -
 
 
 def assert_device_follows(module: nn.Module, inputs: tuple, device: str, tolerance: float = 1e-4) -> None:
-    """After `module.to(device)` the output lies there and, unless it is `meta`, has the values of the CPU's."""
+    """After `module.to(device)` the output lies there and, `meta` apart, has the CPU's values."""
     with _copied(module) as twin, torch.no_grad():
         reference = twin(*inputs)
         output = twin.to(device)(*(x.to(device) for x in inputs))
-    assert output.device.type == torch.device(device).type, f"the output lies on {output.device}, not {device}"
+    assert output.device.type == torch.device(device).type, (
+        f"the output lies on {output.device}, not {device}"
+    )
     assert output.shape == reference.shape, f"the shape is {tuple(output.shape)} on {device}"
     if output.device.type != "meta":
         assert_close(output.cpu(), reference, tolerance, f"cpu and {device}")
@@ -117,8 +119,8 @@ def assert_equivariant(
 
     Args:
         function: a module in the mode to be tested, or any function of tensors.
-        actions: one pair (act_in, act_out) per group element; act_in returns the tuple of moved inputs. For an
-            invariant function act_out is the identity.
+        actions: one pair (act_in, act_out) per group element; act_in returns the tuple of moved inputs. For
+            an invariant function act_out is the identity.
         tolerance: on the difference relative to the largest output.
     """
     with torch.no_grad():

@@ -1,8 +1,7 @@
 """Tensors that are expensive to make, kept on disk: decoded sets and generated ones.
 
 A file is named by the hash of what it was made from, written under a lock to a temporary name and renamed,
-and checked on load (names, shapes, types and a CRC-32 of every tensor); a damaged file is said and made
-again.
+and checked on load (names, shapes, types and a CRC-32 of every tensor); a damaged file is made again.
 """
 
 import hashlib

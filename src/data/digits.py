@@ -44,17 +44,21 @@ class Digits(TensorData):
     """1797 digits: `x` (B, 64, 1) = pixel/16 in [0, 1], row-major; `y` (B,) in 0 .. 9.
 
     The split is fixed: a permutation with seed 0 whose first 1437 samples are for training and the other 360
-    for testing. There is no validation split.
+    for testing.
 
     Args:
         batch_size: samples of a batch.
         seed: of the order of the training batches; the split does not depend on it.
+        val_size: the last so many training samples are held out for validation; 0: no validation split.
     """
 
     name = "digits"
 
-    def __init__(self, batch_size: int, *, seed: int = 0):
+    def __init__(self, batch_size: int, *, seed: int = 0, val_size: int = 0):
         super().__init__(batch_size, seed=seed)
+        if not 0 <= val_size < TRAIN_COUNT:
+            raise ValueError(f"val_size must be from 0 to {TRAIN_COUNT - 1}, got {val_size}")
+        self.val_size = val_size
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -68,5 +72,8 @@ class Digits(TensorData):
         x = torch.from_numpy(pixels).float().div_(16).unsqueeze(-1)
         y = torch.from_numpy(labels)
         order = torch.randperm(len(y), generator=torch.Generator().manual_seed(SPLIT_SEED))
-        rows = {"train": order[:TRAIN_COUNT], "test": order[TRAIN_COUNT:]}
+        kept = TRAIN_COUNT - self.val_size
+        rows = {"train": order[:kept], "test": order[TRAIN_COUNT:]}
+        if self.val_size:
+            rows["val"] = order[kept:TRAIN_COUNT]
         return {split: {"x": x[index], "y": y[index]} for split, index in rows.items()}

@@ -1,5 +1,4 @@
-"""Where the files of a set are: the folder `EIGENZOO_DATA`, the cache, the hub; and whether they are what
-they should be.
+"""Finds, fetches and verifies the files of a set.
 
 Looked for in this order: `$EIGENZOO_DATA/<name>/`, `<cache folder>/data/<name>/`, and for a set of the hub
 the cache of the hub's client at the revision of the spec. Imports neither torch nor `datasets`, so that

@@ -19,7 +19,7 @@ PERMUTATION_SEED = 0
 
 
 def hold_out(count: int, fraction: float) -> tuple[Tensor, Tensor]:
-    """Rows for training and validation: the first floor((1-fraction) count) of a permutation (seed 42), the rest."""
+    """Rows for training (the first (1-fraction) count, rounded down, of a permutation) and for validation."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(HOLD_OUT_SEED))
     kept = int(count * (1 - fraction))
     return order[:kept], order[kept:]
@@ -35,7 +35,7 @@ def check_limits(fraction: float, **limits: int | None) -> None:
 
 
 class _SequentialImages(TensorData):
-    """Reads train and test of an image set, holds out validation images, and asks a subclass for the sequences."""
+    """Reads and divides an image set; a subclass turns the images into sequences and standardises them."""
 
     def __init__(
         self,

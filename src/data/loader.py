@@ -30,8 +30,7 @@ class TensorLoader:
       over the processes, is the mean over the global batch. 1 in a single process.
     - `mask` (only where `shuffle=False`): (B,) bool, False for a sample that stands in for an absent one. A
       process whose share of the last batch is empty gets one such sample (weight 0), so that all take equally
-      many steps;
-      metrics must skip it: then every sample counts exactly once.
+      many steps; metrics skip it, and so every sample counts exactly once.
 
     Args:
         tensors: name -> (samples, ...).
@@ -89,7 +88,7 @@ class TensorLoader:
             self.epoch, self.skip = epoch, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the data module stores the position. The pair of methods tells Lightning that it can resume."""
+        """Empty: the data module stores the position. The two methods tell Lightning that it can resume."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -114,7 +113,7 @@ class TensorLoader:
         return batch
 
     def _weight(self, value: float) -> Tensor:
-        # An epoch has at most two different weights: a tensor for each is made once, not copied at every
-        # step. if value not in self._weights:
+        # An epoch has at most two different weights: each is copied to the device once, not at every step.
+        if value not in self._weights:
             self._weights[value] = torch.tensor(value, device=self.device)
         return self._weights[value]

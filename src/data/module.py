@@ -1,4 +1,4 @@
-"""`TensorData`: the base of the data modules whose splits are tensors in memory; resumes exactly, at any batch."""
+"""`TensorData`: the base of data modules whose splits are tensors in memory; resumes exactly at any batch."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -53,11 +53,11 @@ class TensorData(L.LightningDataModule):
     @property
     @abstractmethod
     def sizes(self) -> dict[str, int]:
-        """`dim_in`, `dim_out` (classes, or targets of a regression) and `length`, known before any data are read."""
+        """`dim_in`, `dim_out` (classes, or targets of a regression), `length`; known before data are read."""
 
     @abstractmethod
     def load(self) -> Splits:
-        """Reads the set: split -> {"x", "y", ...}; `val` may be missing. Calls `note_source` for what it read."""
+        """Reads the set: split -> {"x", "y", ...}; `val` may be missing. Calls `note_source`."""
 
     def note_source(self, source: Mapping[str, Any]) -> None:
         """Adds an entry (`name`, `revision`, `sha256`, optionally `remark`) to the provenance."""
@@ -71,7 +71,8 @@ class TensorData(L.LightningDataModule):
     @property
     def counts(self) -> dict[str, int]:
         """Samples of train, val and test, after `setup`; 0 for a split that the set does not have."""
-        return {split: len(self.splits[split]["y"]) if split in self.splits else 0 for split in SPLITS}
+        rows = {split: len(next(iter(tensors.values()))) for split, tensors in self.splits.items()}
+        return {split: rows.get(split, 0) for split in SPLITS}
 
     def setup(self, stage: str | None = None) -> None:
         """Loads and checks the splits, once.
@@ -157,8 +158,8 @@ def check_split(name: str, split: str, tensors: Mapping[str, Tensor], classes: i
                 raise DataError(
                     f"'{name}', split '{split}', sample {int(bad.nonzero()[0])}: '{key}' is NaN or infinite"
                 )
-    labels = tensors["y"]
-    if not labels.is_floating_point():
+    labels = tensors.get("y")
+    if labels is not None and not labels.is_floating_point():
         bad = (labels < 0) | (labels >= classes)
         if bad.any():
             index = int(bad.nonzero()[0, 0])

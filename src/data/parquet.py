@@ -87,7 +87,7 @@ def decode_images(
 
 
 def content_digest(spec: DataSpec, split: str, files: Sequence[Path]) -> str:
-    """sha256 over the content in row order: decoded bytes or image files, whichever the spec's digests are over."""
+    """sha256 over the content in row order: decoded bytes or image files, whichever the spec says."""
     images = read_columns(spec, split, files, None)[spec.columns[0]]
     if spec.content == "images":
         return hashlib.sha256(b"".join(images)).hexdigest()

@@ -1,5 +1,4 @@
-"""The data sets that eigenzoo knows: where they come from, how large they are, and by which digest they are
-verified.
+"""The data sets that eigenzoo knows: origin, size, licence, and the digests that they are verified by.
 
 Nothing here imports torch or reads data.
 """
@@ -19,17 +18,14 @@ class DataSpec:
     Attributes:
         name: of the set, of its folder under `EIGENZOO_DATA` and of `eigenzoo data fetch NAME`.
         source: `hub` (parquet files of a dataset repository), `files` (the original files by URL) or
-        `package`
-            (ships with a dependency).
+            `package` (ships with a dependency).
         hub_id, revision: of the repository, or of the package.
         sizes: samples per split, as far as published.
         digests: part -> {sha256: remark}, every digest of it that is known. The part is a split (`hub`), a
-        file
-            (`files`) or `all`. A digest is over the bytes of the part's files in the order of their names or,
-            for a re-packed copy, over its content in row order, see `content`. The remark of an unaltered
-            copy is empty, that of a variant says what is different and is printed wherever a result is.
-        content: what a content digest is over: `pixels` (decoded, uint8, row-major) or `images` (the image
-        files).
+            file (`files`) or `all`. A digest is over the bytes of the part's files in the order of their
+            names or, for a re-packed copy, over its content in row order, see `content`. The remark of an
+            unaltered copy is empty, that of a variant says what is different and is printed with results.
+        content: what a content digest is over: `pixels` (decoded, uint8) or `images` (the image files).
         columns: needed in the parquet files.
         urls: path in the set's folder -> address (`source="files"`).
         needs: files that a complete folder has to hold (`source="files"`).
@@ -165,8 +161,8 @@ _TABLE = (
         urls={
             "speech_commands_v0.02.tar.gz": "http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz"
         },
-        note="35 words, 16 kHz; the hub's own test split is another one (4890 clips, words pooled as unknown),
-        " "the official lists are in the archive only",
+        note="35 words, 16 kHz; the hub's own test split is another one (4890 clips, unknown words pooled), "
+        "the official lists are in the archive only",
     ),
     _bidmc("HR", 4001456),
     _bidmc("RR", 4001463),

@@ -99,8 +99,8 @@ def _training(config: Mapping[str, Any], record: Mapping[str, Any] | None) -> st
     if record:
         budget = f"{record['steps']:,} steps, {record['epochs']} epochs, {record['wall_s']:.0f} s"
         lines += [f"- {budget} on {record['device']}", f"- {_versions(record)}"]
-    command = f"python train.py experiment={config['experiment_name']} scale={config.get('scale')} "
-    lines.append(f"- `{command}seed={config.get('seed')}`; every value is in `config.yaml`")
+    plain = f"python train.py experiment={config['experiment_name']} scale={config.get('scale')}"
+    lines.append(f"- every value, overrides included, is in `config.yaml`; the plain experiment is `{plain}`")
     return "## Training\n\n" + "\n".join(lines)
 
 
@@ -138,6 +138,7 @@ def _sources(config: Mapping[str, Any]) -> str:
 
 
 def citations(target: str) -> list[str]:
-    """The paragraphs of the module's docstring that cite a paper by its arXiv number, each as one line."""
-    text = module_docstring(target)
-    return [" ".join(p.split()) for p in text.split("\n\n") if re.search(r"arXiv[ :]\d{4}\.\d{4,5}", p)]
+    """The papers that the module's docstring cites at the head of a paragraph, up to the arXiv number."""
+    paragraphs = (" ".join(p.split()) for p in module_docstring(target).split("\n\n"))
+    found = (re.match(r".*?arXiv[ :]\d{4}\.\d{4,5}", p) for p in paragraphs)
+    return [f"{match.group()}." for match in found if match]

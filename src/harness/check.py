@@ -5,26 +5,33 @@ All faults are found in one pass, each with its path, its target and the nearest
     trainer.max_epoch: lightning.pytorch.Trainer takes no such argument; did you mean 'max_epochs'?
 """
 
+import difflib
 import inspect
-import types
+import re
 import typing
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, Union, get_args, get_origin
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 from ..errors import ConfigError
-from .compose import near
+from . import schema
+from .fits import hints, mismatch
 from .schema import NODES
 from .targets import resolve
+from .words import near, near_or_all
 
 SPECIAL = ("_target_", "_partial_")
 # What the harness itself passes in when it builds the node at this path.
 SUPPLIED = {
     "data": ("seed",),
+    "model": ("dim_in", "dim_out", "length"),
     "task": ("model", "optim", "scheduler"),
     "optim": ("model", "params"),
     "scheduler": ("optimizer", "total_steps", "steps_per_epoch"),
     "study": ("seed",),
 }
+# Of these, the ones that a config may not give itself, and those nodes that stay partial until then.
+NEVER_GIVEN = ("task", "optim", "scheduler")
+PARTIAL = ("optim", "scheduler")
 
 # Arguments of the Trainer that the harness sets itself, and what to use instead.
 RESERVED = {
@@ -38,36 +45,96 @@ RESERVED = {
     "use_distributed_sampler": "the data module shards its own batches",
     "num_sanity_val_steps": "the check and the first step take its place",
 }
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
 def check(config: Mapping[str, Any]) -> None:
     """Raise one ConfigError that lists every fault of a composed config."""
-    faults = list(_root_faults(config))
-    for name in NODES:
-        faults += _faults(config.get(name), name, config.get("allow_targets") or ())
-    if faults:
+    if faults := [*root_faults(config), *node_faults(config)]:
         raise ConfigError(*faults)
 
 
-def check_node(node: Any, path: str, allowed: Sequence[str] = ()) -> None:
-    """Raise one ConfigError that lists every fault below one node."""
-    if faults := list(_faults(node, path, allowed)):
+def check_node(node: Any, path: str, allowed: Sequence[str] = (), supplied: Collection[str] = ()) -> None:
+    """Raise one ConfigError that lists every fault below one node; `supplied` are the arguments added to it."""
+    if faults := list(_faults(node, path, allowed, (*SUPPLIED.get(path, ()), *supplied))):
         raise ConfigError(*faults)
 
 
-def _root_faults(config: Mapping[str, Any]) -> Iterator[str]:
-    needed = ("study",) if config.get("study") else ("data", "model", "task", "trainer")
-    for name in needed:
-        if not isinstance(config.get(name), Mapping) or "_target_" not in config[name]:
+def root_faults(config: Mapping[str, Any]) -> list[str]:
+    """Faults of the root: unknown keys, values of the wrong type or out of range, groups not chosen."""
+    faults = [f"{k}: no such key at the root of the config" + near(str(k), schema.NAMES)
+              for k in config if k not in schema.NAMES]  # fmt: skip
+    kinds = typing.get_type_hints(schema.Root)
+    for key in schema.NAMES:
+        if key not in NODES and (wanted := mismatch(config.get(key), kinds[key])):
+            faults.append(f"{key}: wants {wanted}, not {config.get(key)!r}")
+    return faults or [*_value_faults(config), *_choice_faults(config)]
+
+
+def _value_faults(config: Mapping[str, Any]) -> Iterator[str]:
+    if not 0 <= config["seed"] < 2**31:
+        yield f"seed: {config['seed']!r} is not a whole number from 0 to {2**31 - 1}"
+    if config["test_weights"] not in ("best", "last"):
+        yield f"test_weights: {config['test_weights']!r} is neither 'best' nor 'last'"
+    if config["checkpoint_every_s"] < 0:
+        yield f"checkpoint_every_s: {config['checkpoint_every_s']!r} is negative; 0 saves at the ends of epochs only"
+    if not isinstance(config["compile"], bool) and config["compile"] not in COMPILE_MODES:
+        known = ", ".join(COMPILE_MODES)
+        yield f"compile: {config['compile']!r} is neither true, false nor a mode of torch.compile ({known})"
+    if not re.fullmatch(r"\w[\w.+-]*", config["experiment_name"]):
+        yield f"experiment_name: {config['experiment_name']!r} names a folder; letters, digits and _ . + - are allowed"
+
+
+def _choice_faults(config: Mapping[str, Any]) -> Iterator[str]:
+    for name in ("study",) if config.get("study") else ("data", "model", "task", "optim", "trainer"):
+        node = config.get(name)
+        if node is None or node == {}:
             yield f"{name}: nothing is chosen; add {name}=NAME or put it into the experiment"
-    seed = config.get("seed")
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
-        yield f"seed: {seed!r} is not a whole number from 0 to {2**31 - 1}"
-    if config.get("test_weights") not in ("best", "last"):
-        yield f"test_weights: {config.get('test_weights')!r} is neither 'best' nor 'last'"
+    for name in NODES:
+        node = config.get(name)
+        if node is not None and not isinstance(node, dict):
+            yield f"{name}: wants keys with values (or {name}=NAME), not {node!r}"
 
 
-def _faults(node: Any, path: str, allowed: Sequence[str]) -> Iterator[str]:
+def node_faults(config: Mapping[str, Any]) -> list[str]:
+    """Faults of everything below `data`, `model`, ...: targets, arguments and their types."""
+    faults: list[str] = []
+    allowed = config.get("allow_targets") or ()
+    for name in NODES:
+        node = config.get(name)
+        many = isinstance(node, dict) and name in ("callbacks", "logger")
+        for path, part in [(f"{name}.{k}", v) for k, v in node.items()] if many else [(name, node)]:
+            if isinstance(part, dict) and part and "_target_" not in part:
+                faults.append(f"{path}: has values but no _target_; choose one with {name}=NAME")
+            faults += _role_faults(path, part)
+            faults += _faults(part, path, allowed, _supplied(path, config))
+    return faults
+
+
+def _supplied(path: str, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Arguments that the harness adds; a data module of the user's own may have sizes of any name."""
+    target = (config.get("data") or {}).get("_target_") if isinstance(config.get("data"), dict) else None
+    foreign = path == "model" and not str(target).startswith("eigenzoo.")
+    return ("*",) if foreign else SUPPLIED.get(path, ())
+
+
+def _role_faults(path: str, node: Any) -> Iterator[str]:
+    """Arguments that the harness gives and a config may not, and nodes that must (not) be partial."""
+    if not isinstance(node, dict) or "_target_" not in node:
+        return
+    for key in node:
+        if path == "trainer" and key in RESERVED:
+            yield f"{path}.{key}: is set by the harness; {RESERVED[key]}"
+        elif path in NEVER_GIVEN and key in SUPPLIED[path]:
+            yield f"{path}.{key}: is given by the harness"
+    partial = node.get("_partial_", False)
+    if path in PARTIAL and partial is not True:
+        yield f"{path}._partial_: must be true, the harness adds {SUPPLIED[path][0]}"
+    elif path not in (*PARTIAL, "study") and partial is True:
+        yield f"{path}._partial_: must be left out, the harness wants the object itself"
+
+
+def _faults(node: Any, path: str, allowed: Sequence[str], supplied: Collection[str] = ()) -> Iterator[str]:
     if isinstance(node, list):
         for index, child in enumerate(node):
             yield from _faults(child, f"{path}[{index}]", allowed)
@@ -80,96 +147,49 @@ def _faults(node: Any, path: str, allowed: Sequence[str]) -> Iterator[str]:
             yield from error.faults
         else:
             yield from _argument_faults(node, path, target)
-    elif path in NODES and path not in ("callbacks", "logger") and node:
-        yield f"{path}: has values but no _target_; choose one with {path}=NAME"
+            yield from _missing(node, path, target, supplied)
     for key, child in node.items():
         if key not in SPECIAL:
             yield from _faults(child, f"{path}.{key}", allowed)
 
 
+def _parameters(target: Any) -> dict[str, inspect.Parameter]:
+    """Those of a signature that have a name; some classes written in C have none that can be read."""
+    try:
+        found = inspect.signature(target).parameters
+    except (TypeError, ValueError):
+        return {"kwargs": inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)}
+    return {k: p for k, p in found.items() if p.kind not in (p.VAR_POSITIONAL, p.POSITIONAL_ONLY)}
+
+
 def _argument_faults(node: dict[str, Any], path: str, target: Any) -> Iterator[str]:
-    """Unknown, missing and ill-typed arguments of one node."""
-    name = node["_target_"]
-    parameters = {
-        k: p for k, p in inspect.signature(target).parameters.items() if p.kind is not p.VAR_POSITIONAL
-    }
+    """Unknown and ill-typed arguments of one node."""
+    name, kinds = node["_target_"], hints(target)
+    parameters = _parameters(target)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     known = [k for k, p in parameters.items() if p.kind is not p.VAR_KEYWORD]
-    hints = _hints(target)
+    if not isinstance(node.get("_partial_", False), bool):
+        yield f"{path}._partial_: wants true or false, not {node['_partial_']!r}"
     for key, value in node.items():
         if key in SPECIAL:
             continue
-        if path == "trainer" and key in RESERVED:
-            yield f"{path}.{key}: is set by the harness; {RESERVED[key]}"
-        elif key.startswith("_"):
+        if not isinstance(key, str) or key.startswith("_"):
             yield f"{path}.{key}: only {' and '.join(SPECIAL)} are known words with an underscore"
-        elif key not in known and not takes_any:
-            yield f"{path}.{key}: {name} takes no such argument" + near(key, known)
-        elif key in known and (wanted := mismatch(value, hints.get(key, Any))):
+        elif key not in known:
+            # Where anything is taken, only what looks like a slip of the finger is a fault.
+            if not takes_any or difflib.get_close_matches(key, known, 1, 0.85):
+                yield f"{path}.{key}: {name} takes no such argument" + near_or_all(key, known)
+        elif value == "???":
+            yield f"{path}.{key}: {name} needs a value here and it is missing"
+        elif wanted := mismatch(value, kinds.get(key, Any)):
             yield f"{path}.{key}: {name} wants {wanted} here, not {value!r}"
-    if not node.get("_partial_"):
-        for key in known:
-            required = parameters[key].default is inspect.Parameter.empty
-            if required and key not in node and key not in SUPPLIED.get(path, ()) and path != "model":
-                yield f"{path}.{key}: {name} needs this argument and it is missing"
 
 
-def _hints(target: Any) -> dict[str, Any]:
-    """Annotations of the constructor or function; those that cannot be resolved are not checked."""
-    function = target.__init__ if inspect.isclass(target) else target
-    try:
-        return typing.get_type_hints(function)
-    except Exception:
-        return {}
-
-
-def mismatch(value: Any, hint: Any) -> str | None:
-    """What was wanted, in words, if a config value does not fit an annotation; None where it fits."""
-    if isinstance(value, dict) and "_target_" in value:
-        return None
-    return None if _fits(value, hint) else _words(hint)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    origin, args = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, a) for a in args)
-    if origin is Literal:
-        return value in args
-    if hint is type(None):
-        return value is None
-    if hint in (int, float, str, bool):
-        return _fits_scalar(value, hint)
-    if origin in (list, tuple, Sequence) or hint in (list, tuple):
-        return isinstance(value, (list, tuple)) and _items_fit(value, origin, args)
-    if origin in (dict, Mapping) or hint is dict:
-        return isinstance(value, dict)
-    # Classes and callables come from nodes; a plain scalar in their place is a fault.
-    if inspect.isclass(hint) and hint.__module__.split(".")[0] in ("torch", "eigenzoo"):
-        return value is None or isinstance(value, hint)
-    return True
-
-
-def _fits_scalar(value: Any, hint: type) -> bool:
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-def _items_fit(value: Sequence[Any], origin: Any, args: tuple[Any, ...]) -> bool:
-    if not args:
-        return True
-    if origin is tuple and args[-1] is not Ellipsis:
-        return len(value) == len(args) and all(_fits(v, a) for v, a in zip(value, args, strict=True))
-    return all(_fits(v, args[0]) for v in value)
-
-
-def _words(hint: Any) -> str:
-    if get_origin(hint) in (Union, types.UnionType):
-        return " or ".join(_words(a) for a in get_args(hint))
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(map(repr, get_args(hint)))
-    plain = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
-    return plain.get(hint) or str(getattr(hint, "__name__", hint)).replace("typing.", "")
+def _missing(node: dict[str, Any], path: str, target: Any, supplied: Collection[str]) -> Iterator[str]:
+    """Required arguments that neither the config nor the harness gives."""
+    if "*" in supplied or (node.get("_partial_") and path not in PARTIAL):
+        return
+    for key, parameter in _parameters(target).items():
+        required = parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
+        if required and key not in node and key not in supplied:
+            yield f"{path}.{key}: {node['_target_']} needs this argument and it is missing"

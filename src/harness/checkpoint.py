@@ -32,7 +32,9 @@ def save(content: dict[str, Any], path: Path) -> None:
             with atomic(path) as file:
                 torch.save(content, file)
         except RuntimeError as error:  # torch hides the file system's error behind its own
-            raise OSError(getattr(error.__context__, "errno", None) or 5, str(error).splitlines()[0]) from error
+            raise OSError(
+                getattr(error.__context__, "errno", None) or 5, str(error).splitlines()[0]
+            ) from error
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -129,19 +131,28 @@ class RunCheckpoint(pl.Callback):
             return
         if trainer.fit_loop.epoch_loop._should_accumulate():
             return  # half an accumulated gradient is not part of a checkpoint
-        if stop or (self.every_s and time.monotonic() - self._saved_at >= self.every_s and trainer.world_size == 1):
+        if stop or (
+            self.every_s and time.monotonic() - self._saved_at >= self.every_s and trainer.world_size == 1
+        ):
             self._save(trainer, stop)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         value = trainer.callback_metrics.get(self.monitor)
-        if trainer.sanity_checking or value is None or not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        if (
+            trainer.sanity_checking
+            or value is None
+            or not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        ):
             return
         score = float(value)
         if self.best is None or self.sign * score > self.sign * self.best:
             self.best = score
             if trainer.is_global_zero:
                 weights = pl_module.get_submodule("model").state_dict()
-                save({"model": weights, self.monitor: score, "epoch": trainer.current_epoch}, self.folder / BEST)
+                save(
+                    {"model": weights, self.monitor: score, "epoch": trainer.current_epoch},
+                    self.folder / BEST,
+                )
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._save(trainer, self._stop_asked(trainer))

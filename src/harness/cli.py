@@ -91,10 +91,14 @@ def _check(rest: list[str]) -> int:
 def _reproduce(rest: list[str]) -> int:
     from .reproduce import Plan, reproduce
 
-    parser = _parser("reproduce", "Run what is missing of a paper's table and print it with a verdict per claim.")
+    parser = _parser(
+        "reproduce", "Run what is missing of a paper's table and print it with a verdict per claim."
+    )
     parser.add_argument("paper")
     parser.add_argument("--config-dir")
-    parser.add_argument("words", nargs="*", help="scale= seeds= jobs= rows= rerun= results= run_dir= or key=value")
+    parser.add_argument(
+        "words", nargs="*", help="scale= seeds= jobs= rows= rerun= results= run_dir= or key=value"
+    )
     given = parser.parse_intermixed_args(rest)
     own, words = _own_words(given.words, ("scale", "seeds", "jobs", "rows", "rerun", "results", "run_dir"))
     seeds = tuple(_whole(s, "seeds") for s in own["seeds"].split(",")) if "seeds" in own else None
@@ -102,8 +106,7 @@ def _reproduce(rest: list[str]) -> int:
     return reproduce(
         Plan(
             given.paper, own.get("scale", "small"), seeds, _whole(own.get("jobs", "1"), "jobs", 1),
-            tuple(own["rows"].split(",")) if "rows" in own else None, rerun,
-            own.get("results"), own.get("run_dir", "runs/rerun" if rerun else "runs"), tuple(words), given.config_dir,
+            own.get("rows"), rerun, own.get("results"), own.get("run_dir", "runs/rerun" if rerun else "runs"), tuple(words), given.config_dir,
         )
     )  # fmt: skip
 
@@ -117,7 +120,9 @@ def _table(rest: list[str]) -> None:
     parser.add_argument("paper")
     parser.add_argument("--format", default="text", choices=table.FORMATS)
     parser.add_argument("--scale", choices=table.SCALES)
-    parser.add_argument("--results", action="append", help="folder of records; default: local and committed ones")
+    parser.add_argument(
+        "--results", action="append", help="folder of records; default: local and committed ones"
+    )
     given = parser.parse_args(rest)
     folders = [Path(p) for p in given.results] if given.results else store.result_folders()
     print(table.render(paper.load(given.paper), store.read(folders), given.scale, given.format))

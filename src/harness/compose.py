@@ -9,11 +9,12 @@ fault has been found: then the nodes are checked too, so that all faults are tol
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from ..errors import ConfigError
 from . import schema
 from .check import node_faults, root_faults
+from .fits import adapt
 from .words import near, normalise, options, parse, sentence, word_faults
 
 __all__ = ["Composed", "compose", "near", "normalise", "options"]
@@ -75,7 +76,7 @@ def _compose(words: Sequence[str], place: Path | None) -> dict[str, Any]:
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         raise ConfigError(sentence(error, place)) from None
     _only_from_command_line(config, words)
-    return _texts(config)
+    return _typed(config)
 
 
 def _merge_scale(cfg: Any, given: Sequence[str]) -> Any:
@@ -89,7 +90,8 @@ def _merge_scale(cfg: Any, given: Sequence[str]) -> Any:
     if name not in known and name != "paper":
         has = ", ".join(sorted({*map(str, known), "paper"}))
         raise ConfigError(
-            f"scale: experiment '{cfg.experiment_name}' has no scale '{name}'; it has {has}" + near(str(name), known)
+            f"scale: experiment '{cfg.experiment_name}' has no scale '{name}'; it has {has}"
+            + near(str(name), known)
         )
     content = cfg.scales.get(name) or {}
     if not isinstance(content, Mapping):
@@ -129,9 +131,12 @@ def _only_from_command_line(config: dict[str, Any], words: Sequence[str]) -> Non
         )
 
 
-def _texts(config: dict[str, Any]) -> dict[str, Any]:
-    """`row: 14` means the text '14'."""
-    for key in schema.TEXTS:
-        if isinstance(config.get(key), (int, float)) and not isinstance(config[key], bool):
-            config[key] = str(config[key])
+def _typed(config: dict[str, Any]) -> dict[str, Any]:
+    """The root's values in their own types: `row: 14` means the text '14', `checkpoint_every_s: 30` 30.0."""
+    for key, kind in get_type_hints(schema.Root).items():
+        value = config.get(key)
+        if key in schema.TEXTS and isinstance(value, (int, float)) and not isinstance(value, bool):
+            config[key] = str(value)
+        elif value is not None:
+            config[key] = adapt(value, kind)
     return config

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..tasks.drawing import COLOURS, figure, plain
+from ..tasks.drawing import COLOURS, figure, log_ticks, plain
 from .logs import read_log
 
 Points = tuple[list[float], list[float]]
@@ -70,6 +70,7 @@ def _draw_loss(axes: Any, points: Points, colour: str) -> None:
         axes.plot(steps, smooth(values, reach), color=colour, linewidth=1.6)
     if min(values) > 0 and max(values) > 20 * min(values):
         axes.set_yscale("log")
+        log_ticks(axes.yaxis)
     _label_last(axes, steps[-1], smooth(values, reach)[-1], colour)
 
 

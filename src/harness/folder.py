@@ -1,7 +1,7 @@
 """The folder of one run: locked while in use, never shared, never reused for another config.
 
-    <run_dir>/<experiment>-<id>/   config.yaml  state.json  lock  metrics.jsonl  metrics.csv  last.ckpt  previous.ckpt
-                                   best.ckpt  figures/*.png  model.safetensors  probe.safetensors  README.md  record.json
+<run_dir>/<experiment>-<id>/   config.yaml  state.json  lock  metrics.jsonl  metrics.csv  last.ckpt  previous.ckpt
+                               best.ckpt  figures/*.png  model.safetensors  probe.safetensors  README.md  record.json
 """
 
 import errno
@@ -26,7 +26,9 @@ def storage(what: str, path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = "the disk is full" if error.errno in FULL else (error.strerror or str(error))
-        raise StorageError(f"cannot write {what} at {path}: {reason}; what was saved before is untouched") from error
+        raise StorageError(
+            f"cannot write {what} at {path}: {reason}; what was saved before is untouched"
+        ) from error
 
 
 @contextmanager
@@ -69,7 +71,9 @@ class RunFolder:
             self._lock.seek(0)
             owner = self._lock.read().decode() or "another process"
             self._lock.close()
-            raise StorageError(f"{self.path} is in use by {owner}: the same run is already going on") from None
+            raise StorageError(
+                f"{self.path} is in use by {owner}: the same run is already going on"
+            ) from None
         self._lock.truncate(0)
         self._lock.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         self._lock.flush()

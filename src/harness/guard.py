@@ -54,7 +54,9 @@ class FiniteGuard(pl.Callback):
         self.look(trainer, pl_module)
 
     def _stop(self, trainer: pl.Trainer, task: Any, step: int) -> None:
-        terms = [f"{name}={float(value):g}" for name, value in task.terms.items() if not torch.isfinite(value)]
+        terms = [
+            f"{name}={float(value):g}" for name, value in task.terms.items() if not torch.isfinite(value)
+        ]
         raise NonFiniteError(
             f"step {step} (epoch {trainer.current_epoch}): the loss is not finite "
             f"({', '.join(terms) or 'its backward scale'}); {self._origin(task)}. "
@@ -65,7 +67,11 @@ class FiniteGuard(pl.Callback):
         if bad := [k for k, v in self._batch.items() if not _finite(v)]:
             return f"the batch itself has a NaN or infinity in '{bad[0]}'"
         name = first_bad_module(task, self._batch)
-        return f"the first module with a non-finite output is '{name}'" if name else "all modules' outputs are finite"
+        return (
+            f"the first module with a non-finite output is '{name}'"
+            if name
+            else "all modules' outputs are finite"
+        )
 
 
 def first_bad_module(task: Any, batch: Any) -> str | None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from ..errors import ConfigError
 from . import source
-from .compose import near
 from .schema import config_dir
+from .words import near
 
 GROUPS = {"models": "model", "experiments": "experiment", "papers": "paper", "data": "data"}
 COLUMNS = {

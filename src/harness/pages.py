@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import table as tables
-from .paper import Paper, load, names
+from .paper import Paper, load, names, read_yaml
 from .stats import SCALES, collect
 from .store import read
 
@@ -66,10 +66,12 @@ def paper_page(root: Path, papers: list[Paper], records: list[dict]) -> str:
     """One page for the paper files that share a slug."""
     first = papers[0]
     own = [e for e in experiments(root / "configs") if e.paper in {first.slug, *(p.name for p in papers)}]
-    commands = [e.command for e in own if e.command] + [f"eigenzoo reproduce {p.name}" for p in papers]
+    commands = [e.command for e in own] + [
+        _command(root / "configs" / "paper" / f"{p.name}.yaml") for p in papers
+    ]
     figures = sorted((root / "docs" / "papers" / first.slug).glob("*.png"))
     parts = [f"# {first.title}", _MARK, _link(first), "## What it is", _docstring(root, first)]
-    parts += ["## How to run", "```\n" + "\n".join(commands) + "\n```", "## Tables"]
+    parts += ["## How to run", "```\n" + "\n".join(filter(None, commands)) + "\n```", "## Tables"]
     for paper in papers:
         parts += [f"### {paper.name}", tables.render(paper, records), _origin(paper, records)]
     parts += ["## Figures"] if figures else []
@@ -78,15 +80,21 @@ def paper_page(root: Path, papers: list[Paper], records: list[dict]) -> str:
 
 
 def experiments(configs: Path) -> list[Experiment]:
-    """The experiments of a config folder, by name."""
-    found = []
-    for path in sorted((configs / "experiment").glob("*.yaml")):
-        text = path.read_text(encoding="utf-8")
-        commands = [m.group(1).strip() for m in map(_COMMAND.fullmatch, text.splitlines()) if m]
-        paper = re.search(r"^paper:\s*([\w.-]+)", text, re.MULTILINE)
-        name = paper.group(1) if paper and paper.group(1) != "null" else None
-        found.append(Experiment(path.stem, commands[0] if commands else "", name))
-    return found
+    """The experiments of a config folder, by name; one that starts from another belongs to its paper."""
+    paths = {path.stem: path for path in sorted((configs / "experiment").glob("*.yaml"))}
+    raw = {name: read_yaml(path) or {} for name, path in paths.items()}
+
+    def paper(name: str) -> str | None:
+        bases = [base for base in raw[name].get("defaults") or () if isinstance(base, str) and base in raw]
+        return raw[name].get("paper") or next(filter(None, map(paper, bases)), None)
+
+    return [Experiment(name, _command(path), paper(name)) for name, path in paths.items()]
+
+
+def _command(path: Path) -> str:
+    """The first comment of a config that is a command, or nothing."""
+    found = map(_COMMAND.fullmatch, path.read_text(encoding="utf-8").splitlines())
+    return next((match.group(1).strip() for match in found if match), "")
 
 
 def module_docstring(root: Path, module: str) -> str:

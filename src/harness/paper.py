@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from .compose import near
 from .schema import config_dir
 from .stats import SCALES, collect
+from .words import near
 
 # What a claim of each kind must bound; one of the alternatives, each a set of keys.
 BOUNDS: dict[str, tuple[frozenset[str], ...]] = {
@@ -135,7 +135,7 @@ def load(name: str, folder: Path | None = None) -> Paper:
     if not path.is_file():
         known = names(folder)
         raise ConfigError(f"there is no paper '{name}'; there are {', '.join(known)}{near(name, known)}")
-    return parse(_yaml(path), name)
+    return parse(read_yaml(path), name)
 
 
 def parse(raw: Any, name: str) -> Paper:
@@ -160,7 +160,8 @@ def missing(
     return pairs
 
 
-def _yaml(path: Path) -> Any:
+def read_yaml(path: Path) -> Any:
+    """The plain containers of a YAML file; ConfigError where it is none."""
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -270,9 +271,9 @@ class _Parser:
             self.fault(f"{path}.overrides", f"{word!r} is not of the form key=value")
         top["seeds"] = self.seeds(top["seeds"], f"{path}.seeds") if "seeds" in top else seeds
         top["scales"] = self.scales(top.get("scales", list(SCALES)), f"{path}.scales")
-        return Row(
-            **({"name": path, "experiment": ""} | top | {"overrides": tuple(top.get("overrides", ()))})
-        )
+        row: dict[str, Any] = {"name": path, "experiment": ""}
+        row.update(top, overrides=tuple(top.get("overrides", ())))
+        return Row(**row)
 
     def claim(self, raw: Any, path: str, rows: list[str], metrics: list[str]) -> Claim:
         top = self.mapping(raw, path, "claim", _KEYS["claim"])

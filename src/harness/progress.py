@@ -68,7 +68,7 @@ class Progress(pl.Callback):
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}",
             f"step {done}/{total}",
             f"{rate:.1f} steps/s" if rate >= 1 else f"{1 / max(rate, 1e-9):.1f} s/step",
-            f"loss {float(sum(task.terms.values())):.4f}",
+            f"loss {sum(float(t.detach()) for t in task.terms.values()):.4f}",
         ]
         if self.best is not None and (best := self.best()) is not None:
             parts.append(f"best {self.monitor} {best:.4f}")
@@ -113,7 +113,9 @@ def banner(
         f"  folder      {folder}",
     ]
     if changes:
-        rows.append("  changed     " + "\n              ".join(f"{k} = {v}" for k, v in list(changes.items())[:12]))
+        rows.append(
+            "  changed     " + "\n              ".join(f"{k} = {v}" for k, v in list(changes.items())[:12])
+        )
     if resumed is not None:
         rows.append(f"  resumed     at step {resumed:,}")
     return "\n".join(rows)

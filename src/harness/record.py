@@ -24,7 +24,9 @@ def make_record(
     config: Mapping[str, Any], run_id: str, metrics: Mapping[str, float], **facts: Any
 ) -> dict[str, Any]:
     """The record of one run; `facts` are steps, epochs, times, parameters, data and which weights were tested."""
-    plain = {k: v for k, v in config.items() if k not in ("scales", "allow_targets", "run_dir", "results", "tune")}
+    plain = {
+        k: v for k, v in config.items() if k not in ("scales", "allow_targets", "run_dir", "results", "tune")
+    }
     return {
         "id": run_id,
         "experiment": config["experiment_name"],

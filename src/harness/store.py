@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StorageError
-from .compose import near
+from .words import near
 
 STATUSES = ("main", "failed", "cancelled")
 WEIGHTS = ("best", "last", None)

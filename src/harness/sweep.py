@@ -2,45 +2,65 @@
 
 Hydra multiplies the choices out and hands the jobs to its launcher (one after the other, joblib, submitit); each job is
 a child process of its own with the words of a single run. So a failing job ends alone, and a sweep that is given
-again runs only what is missing: the finished runs answer at once. At the end all are gathered into one table.
+again runs only what is missing: what is finished answers without a process. At the end all are gathered into one table.
 """
 
 import datetime
 import json
 import os
+import signal
+import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, Interrupted
 from . import schema
-from .compose import compose, normalise
-from .folder import write_text
+from .compose import Composed, compose
+from .folder import read_json, write_text
+from .jobs import STOPPED, Children, Job, command, compose_all, record_of
+from .words import normalise
 
-_FOLDER = "EIGENZOO_SWEEP_CONFIG_DIR"  # the launcher's processes inherit it
+_FOLDER = "EIGENZOO_SWEEP_CONFIG_DIR"  # the launcher's processes inherit both
+_SIZE = "EIGENZOO_SWEEP_SIZE"
+_QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.sweep.subdir=.")
 
 
 def hydra_main(argv: Sequence[str], *, multirun: bool, words: Sequence[str], folder: str | None) -> int:
     """Hand a command line to Hydra's own entry point; for a sweep, gather the jobs and print their table.
 
-    Returns 0, or 1 if at least one job failed.
+    Returns 0, or 1 if at least one job failed. Raises ConfigError before anything is launched, and Interrupted.
     """
+    if not multirun:
+        return _hydra(list(argv))
+    jobs = [Job(tuple(job), _plain(job)) for job in expand(words)]
+    composed = compose_all(jobs, folder)
+    place = _Place(_folder_of_sweep(words))
+    os.environ[_SIZE] = str(len(jobs))
+    os.environ.pop(_FOLDER, None)
+    if folder:
+        os.environ[_FOLDER] = str(Path(folder).resolve())
+    place.clear()
+    print(f"sweep of {len(jobs)} jobs · {place.path}", flush=True)
+    given = {w.partition("=")[0] for w in words}
+    quiet = [w for w in _QUIET if w.partition("=")[0] not in given]
+    with place.stops_on_signal():
+        _hydra([*argv, *quiet, f"hydra.sweep.dir='{place.path}'"])
+    failed = _gather(place, words, jobs, composed)
+    if place.stopped:
+        raise Interrupted(STOPPED)
+    return 1 if failed else 0
+
+
+def _hydra(argv: list[str]) -> int:
     import hydra
 
     schema.register()
-    jobs = expand(words) if multirun else []
-    place = _place(words) if multirun else None
-    extra = [f"hydra.sweep.dir={place}"] if place else []
-    if folder:
-        os.environ[_FOLDER] = str(Path(folder).resolve())
-    if jobs:
-        compose([*jobs[0]], folder)  # a fault of composition is one sentence, before anything is launched
-        os.environ["EIGENZOO_SWEEP_SIZE"] = str(len(jobs))
-        print(f"sweep of {len(jobs)} jobs · {place}", flush=True)
-    sys.argv = [sys.argv[0], *argv, *extra]
+    sys.argv = [sys.argv[0], *argv]
     hydra.main(version_base="1.3", config_path=str(schema.config_dir()), config_name="train")(one_job)()
-    return _gather(place, words, jobs) if place else 0
+    return 0
 
 
 def expand(words: Sequence[str]) -> list[list[str]]:
@@ -49,7 +69,7 @@ def expand(words: Sequence[str]) -> list[list[str]]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    mine = [w for w in words if not w.startswith("hydra.")]
+    mine = [w for w in words if not w.startswith(("hydra.", "hydra/"))]
     try:
         parsed = OverridesParser.create().parse_overrides([normalise(w) for w in mine])
         return [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
@@ -69,47 +89,117 @@ def swept(words: Sequence[str]) -> list[str]:
 
 def one_job(cfg: Any) -> int:
     """One job of a sweep, called by Hydra's launcher: a child process; its outcome is written for the gathering."""
-    import subprocess
-
     from hydra.core.hydra_config import HydraConfig
-
-    from .jobs import command
 
     hydra_config = HydraConfig.get()
     number, words = int(hydra_config.job.num), list(hydra_config.overrides.task)
-    label = " ".join(w.lstrip("+") for w in words)
-    print(f"\njob {number + 1} of {os.environ.get('EIGENZOO_SWEEP_SIZE', '?')} · {label}", flush=True)
-    code = subprocess.call(command(words, os.environ.get(_FOLDER)))
-    place = Path(hydra_config.sweep.dir)
-    place.mkdir(parents=True, exist_ok=True)
-    write_text(place / f"job{number}.json", json.dumps({"code": code, "words": words}))
+    place = _Place(Path(hydra_config.sweep.dir))
+    if place.stopped:
+        return 143
+    print(f"\njob {number + 1} of {os.environ.get(_SIZE, '?')} · {_plain(words)}", flush=True)
+    code = _carry_out(compose(words, os.environ.get(_FOLDER)), words, place, number)
+    place.path.mkdir(parents=True, exist_ok=True)
+    write_text(place.path / f"job{number}.json", json.dumps({"code": code, "words": words}))
     return code
 
 
-def _place(words: Sequence[str]) -> str:
-    given = {w.lstrip("+").partition("=")[0]: w.partition("=")[2] for w in words}
+def _carry_out(composed: Composed, words: list[str], place: "_Place", number: int) -> int:
+    children = Children()
+    if record_of(composed):
+        return children.inline(composed)
+    try:
+        with children.watched(), place.announced(number):
+            return children.call(command(words, os.environ.get(_FOLDER)))
+    except Interrupted:
+        place.stop()
+        return 143
+
+
+class _Place:
+    """The folder of a sweep: outcomes of the jobs, which processes run them, and whether the sweep is to stop.
+
+    Launchers differ in where a job's process hangs, so stopping goes through files.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @property
+    def stopped(self) -> bool:
+        return (self.path / "stop").exists()
+
+    def stop(self) -> None:
+        """No further job starts."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / "stop").touch()
+
+    @contextmanager
+    def announced(self, number: int) -> Iterator[None]:
+        """While open, this process can be found by whoever stops the sweep."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        file = self.path / f"job{number}.pid"
+        write_text(file, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
+
+    @contextmanager
+    def stops_on_signal(self) -> Iterator[None]:
+        """While open, SIGTERM and the keyboard's interrupt stop the jobs of this machine resumably."""
+        former = {number: signal.signal(number, self._stop_all) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        except SystemExit:  # Hydra's way to report a launcher that broke off
+            if not self.stopped:
+                raise
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+    def _stop_all(self, number: int, frame: Any) -> None:
+        self.stop()
+        for file in self.path.glob("job*.pid"):
+            worker = read_json(file) or {}
+            if worker.get("host") == socket.gethostname() and worker["pid"] != os.getpid():
+                with suppress(ProcessLookupError):
+                    os.kill(worker["pid"], signal.SIGTERM)
+
+    def clear(self) -> None:
+        """Forget an earlier sweep in the same folder."""
+        for file in (self.path / "stop", *self.path.glob("job*.json"), *self.path.glob("job*.pid")):
+            file.unlink(missing_ok=True)
+
+    def outcome(self, number: int) -> dict[str, Any] | None:
+        """How a job ended; None if it has not run."""
+        return read_json(self.path / f"job{number}.json")
+
+
+def _plain(words: Sequence[str]) -> str:
+    return " ".join(w.lstrip("+") for w in words)
+
+
+def _folder_of_sweep(words: Sequence[str]) -> Path:
+    given = {w.lstrip("+").partition("=")[0]: w.partition("=")[2].strip("'\"") for w in words}
     if "hydra.sweep.dir" in given:
-        return given["hydra.sweep.dir"]
+        return Path(given["hydra.sweep.dir"]).resolve()
     stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
-    return str(Path(given.get("run_dir", "runs")).resolve() / "sweeps" / stamp)
+    return Path(given.get("run_dir", "runs")).resolve() / "sweeps" / stamp
 
 
-def _gather(place: str, words: Sequence[str], jobs: Sequence[Sequence[str]]) -> int:
-    from .folder import read_json
-    from .jobs import record_of
+def _gather(place: _Place, words: Sequence[str], jobs: Sequence[Job], composed: Sequence[Composed]) -> int:
+    """Print the table of a sweep; returns the number of jobs without a record."""
     from .table import render_sweep
 
-    folder = os.environ.get(_FOLDER)
-    outcomes, failed = [], 0
-    for number, job in enumerate(jobs):
-        end = read_json(Path(place) / f"job{number}.json")
-        plain = [w.lstrip("+") for w in job]
-        record = None if end is None or end["code"] else record_of(job, folder)
-        if record is None:
-            failed += 1
-            why = "did not start" if end is None else f"exit code {end['code']}"
-            outcomes.append({"status": "failed", "overrides": plain, "error": why})
-        else:
-            outcomes.append({**record, "overrides": plain})
+    outcomes = [_outcome(place.outcome(n), job, c) for n, (job, c) in enumerate(zip(jobs, composed, strict=True))]
     print("\n" + render_sweep(outcomes, swept(words)))
-    return 1 if failed else 0
+    return sum(outcome["status"] != "main" for outcome in outcomes)
+
+
+def _outcome(end: dict[str, Any] | None, job: Job, composed: Composed) -> dict[str, Any]:
+    overrides = [w.lstrip("+") for w in job.words]
+    if end is not None and not end["code"] and (record := record_of(composed)):
+        return {**record, "overrides": overrides}
+    if end is None or end["code"] == 143:
+        return {"status": "cancelled", "overrides": overrides, "error": "stopped before its end" if end else "not run"}
+    return {"status": "failed", "overrides": overrides, "error": f"exit code {end['code']}"}

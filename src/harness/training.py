@@ -118,7 +118,9 @@ def _trainer(
     extra = [build(n, f"callbacks.{k}", allowed=allowed) for k, n in (config["callbacks"] or {}).items() if n]
     loggers = [log]
     for name, node in (config["logger"] or {}).items():
-        loggers.append(build(node, f"logger.{name}", allowed=allowed, **_logger_facts(node, config, folder.path)))
+        loggers.append(
+            build(node, f"logger.{name}", allowed=allowed, **_logger_facts(node, config, folder.path))
+        )
     callbacks: list[pl.Callback] = [StepNoise(config["seed"]), FiniteGuard(), TrainLog(), *extra]
     progress = Progress(task.monitor, lambda: keeper.best, console)
     trainer = build(

@@ -55,12 +55,18 @@ def tune(words: Sequence[str], *, trials: int, study: str | None = None, folder:
 def check_space(space: Any, config: Mapping[str, Any]) -> None:
     """Raise ConfigError with every fault of a `tune:` node."""
     if not isinstance(space, dict) or not space.get("space") or "metric" not in space:
-        raise ConfigError("tune: the experiment has no search space; it needs `tune: {metric: ..., space: {...}}`")
+        raise ConfigError(
+            "tune: the experiment has no search space; it needs `tune: {metric: ..., space: {...}}`"
+        )
     faults = [f"tune.{k}: no such key" + near(k, sorted(KEYS)) for k in space if k not in KEYS]
     known = list(flatten(dict(config)))
     for key, node in space["space"].items():
-        if not isinstance(node, dict) or not (set(node) == {"choices"} or {"low", "high"} <= set(node) <= RANGE):
-            faults.append(f"tune.space.{key}: wants {{choices: [...]}} or {{low, high, log, step}}, not {node!r}")
+        if not isinstance(node, dict) or not (
+            set(node) == {"choices"} or {"low", "high"} <= set(node) <= RANGE
+        ):
+            faults.append(
+                f"tune.space.{key}: wants {{choices: [...]}} or {{low, high, log, step}}, not {node!r}"
+            )
         elif "." not in key and key not in known:
             faults.append(f"tune.space.{key}: no such key in the config" + near(key, known))
         elif "low" in node and not node["low"] <= node["high"]:
@@ -94,7 +100,8 @@ def _one_trial(study: Any, space: Mapping[str, Any], words: list[str], folder: s
     if done.record and space["metric"] not in done.record["metrics"]:
         study.tell(trial, state=TrialState.FAIL)
         raise ConfigError(
-            f"tune.metric: the record has no '{space['metric']}'" + near(space["metric"], list(done.record["metrics"]))
+            f"tune.metric: the record has no '{space['metric']}'"
+            + near(space["metric"], list(done.record["metrics"]))
         )
     study.tell(trial, value, state=None if value is not None else TrialState.FAIL)
 
@@ -117,5 +124,8 @@ def _report(study: Any, place: Path) -> int:
     if not good:
         return 1
     best = study.best_trial
-    print(f"best {best.value:.4f} (trial {best.number}): " + " ".join(f"{k}={v}" for k, v in best.params.items()))
+    print(
+        f"best {best.value:.4f} (trial {best.number}): "
+        + " ".join(f"{k}={v}" for k, v in best.params.items())
+    )
     return 0

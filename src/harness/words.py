@@ -33,6 +33,11 @@ def near(word: str, known: Sequence[str]) -> str:
     return f"; did you mean '{found[0]}'?" if found else ""
 
 
+def near_or_all(word: str, known: Sequence[str]) -> str:
+    """`near`, or where nothing is near what there is, if that is few."""
+    return near(word, known) or (f"; there is {', '.join(known)}" if 0 < len(known) <= 12 else "")
+
+
 def options(group: str, folder: Path | None = None) -> list[str]:
     """Names of a config group, the user's own folder included."""
     places = [schema.config_dir(), *([folder] if folder else [])]
@@ -70,6 +75,9 @@ def word_faults(words: Sequence[str], folder: Path | None) -> dict[str, str]:
 
 def _faults(override: Any, folder: Path | None) -> Iterator[str]:
     key = str(override.key_or_group)
+    if not key:
+        yield f"'{override.input_line}': is not of the form key=value"
+        return
     root = re.split(r"[./@]", key)[0]
     if root == "hydra":
         return

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, DataError
 from . import schema
-from .compose import near, options
+from .words import near, options
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -55,7 +55,7 @@ def load(
     folder = _find(source, revision)
     check_exported(folder)
     node = _model_node(folder)
-    model = _build(node, f"{folder / 'config.yaml'}: ", allow_targets)
+    model = _build(node, f"{folder / 'config.yaml'}: model", allow_targets)
     _load_weights(model, folder / "model.safetensors")
     _check_probe(model, folder / "probe.safetensors")
     return model.eval().to(device)
@@ -88,7 +88,7 @@ def create_model(
     node = _composed(name)
     for key, value in overrides.items():
         _merge(node, key.split("."), _plain(value, key), key)
-    return _build(node | _sizes(node, d_input, d_output, allow_targets), "", allow_targets)
+    return _build(node | _sizes(node, d_input, d_output, allow_targets), name, allow_targets)
 
 
 def _composed(name: str) -> dict[str, Any]:
@@ -160,44 +160,45 @@ def _sizes(
     return sizes
 
 
-def _build(node: dict[str, Any], place: str, allowed: Sequence[str]) -> "nn.Module":
+def _build(node: dict[str, Any], path: str, allowed: Sequence[str]) -> "nn.Module":
     """Check every target of the node, then build it; the user's random state is left as it was."""
     import torch
 
-    from .build import build_model
+    from .build import build
 
-    _check_targets(node, f"{place}model", allowed)
+    _check_targets(node, path, allowed)
     with torch.random.fork_rng(devices=[]):
-        model = build_model(node, {}, allowed=allowed)
+        model = build(node, path, allowed=allowed)
     if not isinstance(model, torch.nn.Module):
-        raise ConfigError(f"{place}model._target_: '{node['_target_']}' is not a model")
+        raise ConfigError(f"{path}._target_: '{node['_target_']}' is not a model")
     return model
 
 
 def _check_targets(node: Any, path: str, allowed: Sequence[str]) -> None:
     """A model may hold modules, and what eigenzoo's models and ops define; no data, loggers or trainers."""
-    import torch
-
-    from .targets import resolve
-
     if isinstance(node, list):
         for index, child in enumerate(node):
             _check_targets(child, f"{path}[{index}]", allowed)
     elif isinstance(node, dict):
-        if "_target_" in node and not _is_users(node["_target_"], allowed):
-            found = resolve(node["_target_"], path, allowed)
-            home = str(getattr(found, "__module__", ""))
-            module = isinstance(found, type) and issubclass(found, torch.nn.Module)
-            if not module and not home.startswith(("eigenzoo.models.", "eigenzoo.ops.")):
-                raise ConfigError(f"{path}._target_: '{node['_target_']}' is no part of a model")
+        if "_target_" in node and not _is_part(node["_target_"], path, allowed):
+            raise ConfigError(f"{path}._target_: '{node['_target_']}' is no part of a model")
         for key, child in node.items():
             _check_targets(child, f"{path}.{key}", allowed)
     elif isinstance(node, str) and "${" in node:
         raise ConfigError(f"{path}: {node!r} is an interpolation; a model's config holds plain values only")
 
 
-def _is_users(target: Any, allowed: Sequence[str]) -> bool:
-    return any(target == a or str(target).startswith(f"{a}.") for a in allowed)
+def _is_part(target: Any, path: str, allowed: Sequence[str]) -> bool:
+    """Decided by the name where that is enough, so that nothing is imported for what is refused."""
+    import torch
+
+    from .targets import resolve
+
+    if str(target).startswith("eigenzoo."):
+        return target.startswith(("eigenzoo.models.", "eigenzoo.ops."))
+    found = resolve(target, path, allowed)
+    users = any(target == a or target.startswith(f"{a}.") for a in allowed)
+    return users or (isinstance(found, type) and issubclass(found, torch.nn.Module))
 
 
 def _find(source: str | Path, revision: str | None) -> Path:

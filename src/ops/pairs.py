@@ -23,7 +23,7 @@ class Pair(NamedTuple):
         """Both parts in another real type."""
         return Pair(self.re.to(dtype), self.im.to(dtype))
 
-    def scale(self, factor: Float[Tensor, "..."] | float) -> "Pair":
+    def scale(self, factor: Float[Tensor, "..."] | float | int) -> "Pair":
         """The product with something real."""
         return Pair(self.re * factor, self.im * factor)
 
@@ -57,7 +57,7 @@ def expm1(z: Pair) -> Pair:
 def phi1(z: Pair) -> Pair:
     """(exp(z) - 1)/z, 1 at z = 0."""
     zero = z.re.square() + z.im.square() < _ZERO_BELOW**2
-    safe = Pair(torch.where(zero, _ZERO_BELOW, z.re), z.im)
+    safe = Pair(torch.where(zero, _ZERO_BELOW, z.re), torch.where(zero, 0.0, z.im))
     return divide(expm1(safe), safe)
 
 

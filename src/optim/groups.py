@@ -12,7 +12,8 @@ by local name, general tags first, and the optimiser's config gives options to t
 Later tags of a parameter override earlier ones; what no tag covers takes the optimiser's own options.
 """
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -54,11 +55,20 @@ def _tags(model: nn.Module) -> dict[str, tuple[str, ...]]:
 def _check(groups: Groups, known: set[str]) -> None:
     for tag, options in groups.items():
         if tag not in known:
-            has = ", ".join(sorted(known)) or "none"
-            raise ValueError(f"groups: no parameter of this model is tagged '{tag}'; its tags are {has}")
+            raise ValueError(
+                f"groups.{tag}: no parameter of this model is tagged '{tag}'; {_near(tag, known, 'tags')}"
+            )
         for option in options:
             if option not in OPTIONS:
-                raise ValueError(f"groups.{tag}: '{option}' is not an option; allowed are {', '.join(OPTIONS)}")
+                raise ValueError(
+                    f"groups.{tag}.{option}: is not an option; {_near(option, OPTIONS, 'options')}"
+                )
+
+
+def _near(word: str, known: Collection[str], what: str) -> str:
+    found = difflib.get_close_matches(word, list(known), n=1)
+    has = f"the {what} are {', '.join(sorted(known)) or 'none'}"
+    return f"did you mean '{found[0]}'? ({has})" if found else has
 
 
 class ModuleOptimizer:

@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
+from ..errors import ConfigError
 from ..optim import ModuleOptimizer
 
 Batch = dict[str, Tensor]
@@ -75,18 +76,26 @@ class Task(pl.LightningModule):
             self._optim.func,  # type: ignore[attr-defined]
             ModuleOptimizer,
         )
-        optimizer = self._optim(
-            self.model if takes_module else [p for p in self.model.parameters() if p.requires_grad]
-        )
+        subject = self.model if takes_module else [p for p in self.model.parameters() if p.requires_grad]
+        optimizer = _made("optim", self._optim, subject)
         if self._scheduler is None:
             return optimizer
-        sizes = {
-            "total_steps": int(self.trainer.estimated_stepping_batches),
-            "steps_per_epoch": max(1, int(self.trainer.num_training_batches)),
-        }
+        total = int(self.trainer.estimated_stepping_batches)  # fills num_training_batches, too
+        batches, together = int(self.trainer.num_training_batches), self.trainer.accumulate_grad_batches
+        sizes = {"total_steps": total, "steps_per_epoch": max(1, -(-batches // together))}
         wanted = _parameters(self._scheduler)
-        scheduler = self._scheduler(optimizer, **{k: v for k, v in sizes.items() if k in wanted})
+        scheduler = _made(
+            "scheduler", self._scheduler, optimizer, **{k: v for k, v in sizes.items() if k in wanted}
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _made(path: str, make: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """What a partial of the config makes; its ValueError is a fault of the config's node `path`."""
+    try:
+        return make(*args, **options)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def _parameters(function: Any) -> set[str]:

@@ -41,7 +41,10 @@ class Classification(Task):
         if any(r < 2 for r in rates):
             raise ValueError(f"rates={list(rates)}: each must be a whole number of at least 2")
         self.rates = tuple(rates)
-        names = {"val": ["loss", "accuracy"], "test": ["loss", "accuracy", *(f"accuracy_rate{r}" for r in rates)]}
+        names = {
+            "val": ["loss", "accuracy"],
+            "test": ["loss", "accuracy", *(f"accuracy_rate{r}" for r in rates)],
+        }
         self.evaluation = nn.ModuleDict(
             {stage: nn.ModuleDict({n: MeanMetric() for n in found}) for stage, found in names.items()}
         )

@@ -51,3 +51,12 @@ def plain(axes: Any, *, xlabel: str = "", ylabel: str = "", title: str = "") -> 
     if title:
         axes.set_title(title, loc="left", color=INK)
     return axes
+
+
+def log_ticks(axis: Any) -> None:
+    """Plain numbers at 1, 2 and 5 of each decade, so that a range below a decade has ticks too."""
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
+    axis.set_major_formatter(FormatStrFormatter("%g"))
+    axis.set_minor_locator(NullLocator())

@@ -1,10 +1,10 @@
 """What a state-space model has learned: its kernels and spectra, before training and after it.
 
-For a few channels of a few layers, `figures/ssm_kernels.png` shows the convolution kernel K_l against the lag l,
-and `figures/ssm_spectra.png` the gain |FFT(K)| against the frequency and the poles a_n dt in the complex plane.
+For a few channels of a few layers, `figures/ssm_kernels.png` shows the convolution kernel K_l against the
+lag l, `figures/ssm_spectra.png` the gain |FFT(K)| against the frequency and the poles a_n dt in the plane.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from torch import Tensor, nn
 
-from .drawing import COLOURS, FAINT, figure, plain
+from .drawing import COLOURS, FAINT, figure, log_ticks, plain
 
 MAX_LAYERS = 4
 DEFAULT_LENGTH = 256
+FREQUENCY_TICKS = (-5, -2, -1, -0.5, 0, 0.5, 1, 2, 5, 10, 20, 50, 100)
 # Layer name -> {"channels": (c,), "kernel": (c, length), "poles": (c, modes, 2)}; some layers have no poles.
 Snapshot = dict[str, dict[str, Tensor]]
 
@@ -24,10 +25,10 @@ Snapshot = dict[str, dict[str, Tensor]]
 class SSMFigures(pl.Callback):
     """Draws kernels and spectra at the start and at the end of training, for the run folder and the loggers.
 
-    A layer is any module with a method `kernel(length, rate)` -> (directions, channels, length); the poles are
-    drawn for those that have `discretise(rate)` -> (log Abar, Bbar) too. Models without such layers are left
-    alone, and so are sharded ones, whose layers cannot be evaluated. What the layers were at the start is part of
-    the checkpoint.
+    A layer is any module with a method `kernel(length, rate)` -> (directions, channels, length); poles are
+    drawn for those that have `discretise(rate)` -> (log Abar, Bbar) too, log Abar as the pair of its real and
+    imaginary part, each (channels, modes). Models without such layers are left alone, and so are sharded
+    ones, whose layers cannot be evaluated. What the layers were at the start is part of the checkpoint.
 
     Args:
         channels: how many channels of a layer are drawn, spread over its width; at most 6.
@@ -104,8 +105,8 @@ def snapshot(layer: Any, channels: int, length: int) -> dict[str, Tensor]:
     chosen = torch.tensor(_spread(range(len(kernel)), channels))
     found = {"channels": chosen, "kernel": kernel[chosen]}
     if callable(getattr(layer, "discretise", None)):
-        poles = layer.discretise(1.0)[0].cpu()[chosen]
-        found["poles"] = torch.view_as_real(poles).float()
+        parts = torch.broadcast_tensors(*layer.discretise(1.0)[0])
+        found["poles"] = torch.stack(parts, -1).float().cpu()[chosen]
     return found
 
 
@@ -114,64 +115,73 @@ def draw_kernels(before: Snapshot, now: Snapshot, path: Path) -> None:
     columns = max(len(s["channels"]) for s in now.values())
     with figure(max(8.0, 2.4 * columns), 0.7 + 1.5 * len(now), path) as drawn:
         grid = drawn.subplots(len(now), columns, sharex=True, squeeze=False)
-        for row, (name, after) in zip(grid, now.items(), strict=True):
-            for column, axes in enumerate(row):
-                if column >= len(after["channels"]):
-                    axes.set_visible(False)
-                    continue
-                title = f"{short(name)}, channel {int(after['channels'][column])}"
-                plain(axes, xlabel="lag (samples)" if row is grid[-1] else "", title=title)
-                axes.plot(before[name]["kernel"][column], color=FAINT, linewidth=1.6, label="before")
-                axes.plot(after["kernel"][column], color=COLOURS[column], linewidth=1.2, label="after")
-        drawn.suptitle("Kernels K, before training (grey) and after (colour)", x=0.01, ha="left", fontsize=10)
+        drawn.suptitle("Kernels K before training (grey) and after", x=0.01, ha="left", fontsize=10)
+        for name, column, last, axes in _panels(grid, now):
+            plain(axes, xlabel="lag (samples)" if last else "", title=_title(name, now[name], column))
+            axes.plot(before[name]["kernel"][column], color=FAINT, linewidth=1.6)
+            axes.plot(now[name]["kernel"][column], color=COLOURS[column], linewidth=1.2)
 
 
 def draw_spectra(before: Snapshot, now: Snapshot, path: Path) -> None:
-    """Per layer the gain |FFT(K)| against the frequency, and the poles a_n dt; before in grey, after in colour."""
-    columns = 2 if any("poles" in s for s in now.values()) else 1
-    with figure(9.0, 0.7 + 2.6 * len(now), path) as drawn:
-        grid = drawn.subplots(len(now), columns, squeeze=False)
-        for row, (name, after) in zip(grid, now.items(), strict=True):
-            last = row is grid[-1]
-            plain(
-                row[0],
-                xlabel="frequency (cycles per sample)" if last else "",
-                title=f"{short(name)}: gain |FFT(K)|",
-            )
-            _draw_gain(row[0], before[name], after)
+    """Per layer: the gain |FFT(K)| of each channel against the frequency, then all their poles a_n dt."""
+    columns = max(len(s["channels"]) for s in now.values())
+    with figure(3.2 + 2.0 * columns, 0.7 + 1.9 * len(now), path) as drawn:
+        grid = drawn.subplots(len(now), columns + 1, squeeze=False, width_ratios=[1.0] * columns + [1.5])
+        drawn.suptitle("Gain and poles before training (grey) and after", x=0.01, ha="left", fontsize=10)
+        for name, column, last, axes in _panels(grid[:, :-1], now):
+            plain(axes, xlabel="cycles per sample" if last else "", title=_title(name, now[name], column))
+            axes.set_yscale("log")
+            log_ticks(axes.yaxis)
+            axes.plot(*_gain(before[name]["kernel"][column]), color=FAINT, linewidth=1.6)
+            axes.plot(*_gain(now[name]["kernel"][column]), color=COLOURS[column], linewidth=1.2)
+        for index, (axes, (name, after)) in enumerate(zip(grid[:, -1], now.items(), strict=True)):
+            axes.set_visible("poles" in after)
             if "poles" in after:
+                last = index == len(now) - 1
                 plain(
-                    row[1],
-                    xlabel="decay −Re a dt (per sample)" if last else "",
-                    title=f"{short(name)}: poles",
+                    axes,
+                    xlabel="decay, −Re a dt" if last else "",
+                    ylabel="Im a dt",
+                    title=f"{short(name)}, poles",
                 )
-                row[1].set_ylabel("Im a dt (radians per sample)")
-                _draw_poles(row[1], before[name]["poles"], after["poles"])
-        drawn.suptitle("Spectra, before training (grey) and after (colour)", x=0.01, ha="left", fontsize=10)
+                _draw_poles(axes, before[name]["poles"], after["poles"])
 
 
-def _draw_gain(axes: Any, before: dict[str, Tensor], after: dict[str, Tensor]) -> None:
-    frequencies = torch.fft.rfftfreq(after["kernel"].shape[-1])[1:]
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    for column, (old, new) in enumerate(zip(before["kernel"], after["kernel"], strict=True)):
-        axes.plot(frequencies, torch.fft.rfft(old).abs()[1:], color=FAINT, linewidth=1.2)
-        axes.plot(
-            frequencies, torch.fft.rfft(new).abs()[1:], color=COLOURS[column], linewidth=1.3,
-            label=f"channel {int(after['channels'][column])}",
-        )  # fmt: skip
-    axes.legend(frameon=False, fontsize=8, loc="lower left")
+def _panels(grid: Any, now: Snapshot) -> Iterator[tuple[str, int, bool, Any]]:
+    """(layer, column, whether it is the last row, axes); panels without a channel are hidden."""
+    for row, (name, after) in enumerate(now.items()):
+        for column, axes in enumerate(grid[row]):
+            if column < len(after["channels"]):
+                yield name, column, row == len(now) - 1, axes
+            else:
+                axes.set_visible(False)
+
+
+def _title(name: str, layer: dict[str, Tensor], column: int) -> str:
+    return f"{short(name)}, channel {int(layer['channels'][column])}"
+
+
+def _gain(kernel: Tensor) -> tuple[Tensor, Tensor]:
+    """(frequencies, |FFT|), padded to four times the length for a smooth line."""
+    length = 4 * len(kernel)
+    return torch.fft.rfftfreq(length), torch.fft.rfft(kernel, n=length).abs()
 
 
 def _draw_poles(axes: Any, before: Tensor, after: Tensor) -> None:
+    """Each pole's way from before to after; the dashed line is the Nyquist frequency."""
     axes.set_xscale("log")
-    axes.set_yscale("symlog", linthresh=0.1)
+    axes.set_yscale("symlog", linthresh=1.0)
+    axes.set_yticks(FREQUENCY_TICKS, minor=False)
+    axes.yaxis.set_major_formatter("{x:g}")
+    low, high = sorted([*before[..., 1].aminmax(), *after[..., 1].aminmax()])[::3]
+    axes.set_ylim(min(float(low), 0.0) - 0.3, max(float(high), torch.pi) * 1.3)
+    log_ticks(axes.xaxis)
     axes.axhline(torch.pi, color=FAINT, linewidth=0.8, linestyle="--")
     for column, (old, new) in enumerate(zip(before, after, strict=True)):
-        for start, end in zip(old, new, strict=True):
-            axes.plot([-start[0], -end[0]], [start[1], end[1]], color=FAINT, linewidth=0.6)
+        ways = torch.stack([old, new])
+        axes.plot(-ways[..., 0], ways[..., 1], color=FAINT, linewidth=0.6)
         axes.scatter(-old[:, 0], old[:, 1], s=9, color=FAINT)
-        axes.scatter(-new[:, 0], new[:, 1], s=11, color=COLOURS[column])
+        axes.scatter(-new[:, 0], new[:, 1], s=11, color=COLOURS[column], zorder=3)
 
 
 def short(name: str) -> str:

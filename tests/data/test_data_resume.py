@@ -72,12 +72,13 @@ class Harness(Callback):
             raise Killed
 
 
-def fit(callback, accumulate=1, ckpt=None):
+def fit(callback, accumulate=1, ckpt=None, limit=1.0):
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=EPOCHS,
         callbacks=[callback],
         accumulate_grad_batches=accumulate,
+        limit_train_batches=limit,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -124,10 +125,22 @@ def test_resumed_run_ends_with_equal_weights(tmp_path, whole, hook, after):
     path = tmp_path / "last.ckpt"
     with pytest.raises(Killed):
         fit(Harness(path, after, hook), accumulate)
+    stored = torch.load(path, weights_only=True)["Noise"]
+    assert stored == {"epoch": after // BATCHES, "done": after % BATCHES}
     resumed = fit(Harness(), accumulate, path)
     assert resumed.seen == reference.seen[after:]
     for name, weight in reference.state_dict().items():
         assert torch.equal(weight, resumed.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(("hook", "after"), [("batch", 3), ("batch", 5), ("epoch", 5), ("batch", 8)])
+def test_resume_where_the_trainer_limits_the_batches(tmp_path, hook, after):
+    reference = fit(Harness(), limit=5)
+    with pytest.raises(Killed):
+        fit(Harness(tmp_path / "last.ckpt", after, hook), limit=5)
+    resumed = fit(Harness(), ckpt=tmp_path / "last.ckpt", limit=5)
+    assert resumed.seen == reference.seen[after:]
+    assert torch.equal(resumed.net[2].weight, reference.net[2].weight)
 
 
 def test_state_before_any_training():

@@ -60,6 +60,16 @@ def test_digits_batches_cover_the_training_split_whatever_the_seed():
     assert totals[0][0] == totals[1][0] and totals[0][1] != totals[1][1]
 
 
+def test_digits_hold_out_is_cut_from_the_training_part_and_leaves_the_test_part_alone():
+    plain, held = Digits(32), Digits(32, val_size=137)
+    plain.setup()
+    held.setup()
+    assert held.counts == {"train": 1300, "val": 137, "test": 360}
+    joined = torch.cat([held.splits["train"]["x"], held.splits["val"]["x"]])
+    assert torch.equal(joined, plain.splits["train"]["x"])
+    assert torch.equal(held.splits["test"]["x"], plain.splits["test"]["x"])
+
+
 def test_setup_twice_reads_once_and_val_is_a_clear_error():
     data = Digits(4)
     data.setup("fit")
@@ -132,6 +142,7 @@ def test_grey_cifar_is_the_luma_of_the_image_library(stored):
     ("make", "message"),
     [
         (lambda: Digits(0), "batch_size must be a whole number of at least 1, got 0"),
+        (lambda: Digits(4, val_size=1437), "val_size must be from 0 to 1436, got 1437"),
         (lambda: Digits(True), "batch_size must be a whole number of at least 1, got True"),
         (lambda: Digits(2, seed=-1), "seed must be a whole number of at least 0, got -1"),
         (lambda: SequentialMNIST(2, side=20), "side must be 14 or 28, got 20"),

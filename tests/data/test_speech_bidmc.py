@@ -24,7 +24,7 @@ def write_wave(path, samples, rate=16000, channels=1):
 
 @pytest.fixture
 def speech(tmp_path, monkeypatch):
-    """Four recordings of every word: one for validation, one for testing; the first is short, the last is long."""
+    """Four recordings of every word: one for validation, one for testing, the latter longer than 1 s."""
     monkeypatch.setenv("EIGENZOO_DATA", str(tmp_path))
     monkeypatch.setenv("EIGENZOO_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "speech_commands"

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_records import claim, paper, record, runs
 
@@ -254,6 +254,7 @@ def test_units_shown_are_those_of_the_claim():
 numbers = st.lists(st.floats(-10, 10).map(lambda v: round(v, 3)), min_size=1, max_size=4)
 
 
+@settings(max_examples=50, deadline=None)
 @given(numbers, numbers, st.floats(-5, 5))
 def test_a_claim_and_its_opposite_never_both_pass(a, b, bound):
     rows = {"a": a, "b": b}

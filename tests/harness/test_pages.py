@@ -10,7 +10,7 @@ from eigenzoo.harness import pages, store
 from eigenzoo.harness.paper import load
 
 ROOT = Path(__file__).resolve().parents[2]
-PAPER = """
+PAPER = """# eigenzoo reproduce p scale=small
 title: A Paper
 slug: s4d
 arxiv: "2206.11893"
@@ -19,6 +19,7 @@ metrics: [{name: m, label: accuracy, unit: "%", factor: 100, digits: 1}]
 rows: [{name: lin, experiment: e, published: 88, source: "arXiv 1, table 2"}]
 claims: [{name: c, kind: value, of: [lin], at_least: 80, scale: small, text: it learns}]
 """
+CHILD = "# python train.py experiment=child\ndefaults: [{override /data: x}, e, _self_]\n"
 EXPERIMENT = "# @package _global_\n# python train.py experiment=e\npaper: p\nseed: 0\n"
 
 
@@ -28,6 +29,7 @@ def root(tmp_path):
         "configs/paper/p.yaml": PAPER,
         "configs/experiment/e.yaml": EXPERIMENT,
         "configs/experiment/other.yaml": EXPERIMENT.replace("paper: p", "paper: q").replace("=e", "=other"),
+        "configs/experiment/child.yaml": CHILD,
         "src/models/thing.py": '"""The thing.\n\n    y = x\n"""\nimport nothing_that_exists\n',
     }
     for name, text in files.items():
@@ -61,7 +63,8 @@ def test_the_page_of_a_paper(root):
         "[arXiv 2206.11893](https://arxiv.org/abs/2206.11893)",
         "The thing.\n\n    y = x",
         "Source: `src/models/thing.py`.",
-        "```\npython train.py experiment=e\neigenzoo reproduce p\n```",
+        "```\npython train.py experiment=child\npython train.py experiment=e\n",
+        "\neigenzoo reproduce p scale=small\n```",
         "| lin | 91.0 ± 1.0 (3) | 88 | 480 | 26,122 | 51 s |",
         "| PASS | it learns | lin >= 80 |",
         "![kernels after](s4d/kernels_after.png)",
@@ -108,6 +111,12 @@ def test_a_record_from_outside_of_a_checkout(root):
 def test_a_module_that_is_not_there(root):
     with pytest.raises(FileNotFoundError, match=r"eigenzoo\.models\.none"):
         pages.module_docstring(root, "eigenzoo.models.none")
+
+
+def test_the_rows_of_the_shipped_papers_run_experiments_that_record_for_them():
+    of = {experiment.name: experiment.paper for experiment in pages.experiments(ROOT / "configs")}
+    for name in pages.names():
+        assert {of[row.experiment] for row in load(name).rows} == {name}
 
 
 def test_the_shipped_papers_name_modules_with_a_docstring():

@@ -1,9 +1,11 @@
 """The store keeps whole lines whatever happens to the process, and never loses one that was there."""
 
+import fcntl
 import json
 import math
 import multiprocessing
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -95,6 +97,20 @@ def test_writers_at_the_same_time_do_not_mix_their_lines(tmp_path, capsys):
         writer.join()
     assert len(store.read([tmp_path])) == 80
     assert capsys.readouterr().err == ""
+
+
+def test_a_writer_waits_for_the_lock(tmp_path):
+    path = store.append(record(id="1"), tmp_path)
+    size = path.stat().st_size
+    with path.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        writer = threading.Thread(target=store.append, args=(record(id="2"), tmp_path))
+        writer.start()
+        writer.join(timeout=0.2)
+        assert writer.is_alive()
+        assert path.stat().st_size == size
+    writer.join(timeout=10)
+    assert [r["id"] for r in store.read([tmp_path])] == ["1", "2"]
 
 
 def test_folders_are_joined_without_repeats_newest_last(tmp_path):

@@ -1,5 +1,7 @@
 """The checks of `eigenzoo.testing` on every model that has a config."""
 
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -79,10 +81,15 @@ def test_device_follows(name: str):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.process
 def test_eager_is_compiled(name: str):
-    module = make(name)
-    testing.assert_compiles(module, [module.example_inputs(batch) for batch in (2, 3)])
+    """In a process of its own: the runtime shape checks of this one cannot be traced."""
+    code = f"import test_registry as t; t.testing.assert_compiles(m := t.make({name!r}), t.batches(m))"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent)
+
+
+def batches(module: torch.nn.Module) -> list[tuple]:
+    return [module.example_inputs(batch) for batch in (2, 3)]
 
 
 def test_parameter_tags_name_parameters(name: str):

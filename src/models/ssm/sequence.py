@@ -69,7 +69,7 @@ class SequenceModel(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch length dim_in"],
-        lengths: Int[Tensor, " batch"] | None = None,
+        lengths: Int[Tensor, " samples"] | None = None,
         *,
         rate: float = 1.0,
     ) -> Float[Tensor, "batch dim_out"] | Float[Tensor, "batch length dim_out"]:

@@ -1,0 +1,208 @@
+"""The two-level S4D kernel and layer beside the plain Vandermonde einsum, H = 128, N = 64, float32.
+
+Memory is what one forward and backward adds to the peak. On the CPU: peak resident set (VmHWM, reset beforehand)
+of a child process minus its resident set just before the call; a small call has started torch's libraries by
+then. On CUDA: the allocator's peak minus what was allocated before.
+"""
+
+import argparse
+import math
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eigenzoo.models.ssm import S4D
+from eigenzoo.ops import fft_conv, to_pair, vandermonde, vandermonde_plain
+
+DIM, STATE_DIM = 128, 64
+LENGTHS = (1024, 4096, 16384)
+GROWTH = (1024, 2048, 4096, 8192, 16384)
+
+
+def kernel_case(form: str, length: int, device: str) -> Callable[[], torch.Tensor]:
+    """Forward and backward of the bare kernel; returns the kernel."""
+    torch.manual_seed(0)
+    log_z, bbar = (x.complex().detach() for x in S4D(DIM, STATE_DIM, init="lin").discretise())
+    weights = (torch.randn(1, *bbar.shape, dtype=bbar.dtype) * bbar).to(torch.complex64).to(device)
+    gradient = torch.randn(1, DIM, length).to(device)
+    log_z = log_z.to(device) if form != "plain" else log_z.to(torch.complex64).to(device)
+    function = _compiled(vandermonde) if form == "compiled" else vandermonde
+
+    def run() -> torch.Tensor:
+        w, z = weights.clone().requires_grad_(), log_z.clone().requires_grad_()
+        if form == "plain":
+            kernel = vandermonde_plain(w, z, length)
+        else:
+            kernel = function(to_pair(w), to_pair(z), length)
+        kernel.backward(gradient)
+        return kernel.detach()
+
+    return run
+
+
+class PlainS4D(S4D):
+    """The layer as it is usually written: plain kernel, FFT convolution left to automatic differentiation."""
+
+    def _kernel(self, length: int, rate: float) -> torch.Tensor:
+        log_abar, bbar = self.discretise(rate)
+        weights = (self._c(log_abar).complex() * bbar.complex()).to(torch.complex64)
+        return vandermonde_plain(weights, log_abar.complex().to(torch.complex64), length)
+
+    def forward(self, u: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        u, size = u.transpose(1, 2), 2 * u.shape[1]
+        spectrum = torch.fft.rfft(u, size) * torch.fft.rfft(self.kernel(u.shape[2])[0], size)
+        y = torch.fft.irfft(spectrum, size)[..., : u.shape[2]] + self.D.unsqueeze(-1) * u
+        return y.transpose(1, 2).contiguous()
+
+
+def layer_case(form: str, length: int, device: str) -> Callable[[], torch.Tensor]:
+    """Forward and backward of the whole layer on 16384 samples in all; returns the output."""
+    torch.manual_seed(0)
+    layer = (PlainS4D if form == "plain" else S4D)(DIM, STATE_DIM).to(device)
+    if form == "compiled":
+        layer.compile(dynamic=True)
+    u = torch.randn(max(1, 16384 // length), length, DIM).to(device).requires_grad_()
+    gradient = torch.randn(u.shape).to(device)
+
+    def run() -> torch.Tensor:
+        y = layer(u)
+        y.backward(gradient)
+        return y.detach()
+
+    return run
+
+
+CASES = {"kernel": kernel_case, "layer": layer_case}
+
+
+def run(report: Any, options: argparse.Namespace) -> None:
+    """All cases; see the module."""
+    lengths = LENGTHS[:1] if options.quick else LENGTHS
+    forms = ("ours", "compiled") if options.compile else ("ours",)
+    for what in CASES:
+        for length in lengths:
+            exact = _exact(what, length, options.device)
+            for form in forms:
+                _case(report, what, length, form, exact, options)
+    for what in CASES:
+        sizes = GROWTH[:2] if options.quick else GROWTH
+        report.add(case=f"growth {what} fwd+bwd", exponent=_growth(what, sizes, options.device))
+
+
+def _case(
+    report: Any, what: str, length: int, form: str, exact: torch.Tensor, options: argparse.Namespace
+) -> None:
+    device = options.device
+    ours, plain = CASES[what](form, length, device), CASES[what]("plain", length, device)
+    error = ((ours().double() - exact).abs().max() / exact.abs().max()).item()
+    times = _interleaved(ours, plain, 3 if options.quick else 9, device)
+    memory = [None if form == "compiled" else _memory(what, f, length, device) for f in (form, "plain")]
+    suffix = " compiled" if form == "compiled" else ""
+    report.add(
+        case=f"{what} L={length} fwd+bwd{suffix}",
+        peer="plain Vandermonde einsum",
+        peer_version=None,
+        ours_ms=times[0],
+        peer_ms=times[1],
+        ratio=times[1] / times[0],
+        ours_mb=memory[0],
+        peer_mb=memory[1],
+        max_rel_diff=error,
+    )
+
+
+def _exact(what: str, length: int, device: str) -> torch.Tensor:
+    """The case's value in float64, from the same float32 parameters."""
+    torch.manual_seed(0)
+    layer = S4D(DIM, STATE_DIM)
+    with torch.no_grad():
+        if what == "layer":
+            u = torch.randn(max(1, 16384 // length), length, DIM).double()
+            layer = layer.double()
+            y = fft_conv(u.transpose(1, 2), layer.kernel(length)[0]).transpose(1, 2)
+            return (y + layer.D * u).to(device)
+        log_z, bbar = layer.discretise()
+        weights = torch.randn(1, *bbar.re.shape, dtype=torch.complex128) * bbar.complex()
+        weights = weights.to(torch.complex64).to(torch.complex128)
+        return vandermonde(to_pair(weights), log_z, length).to(device)
+
+
+def _interleaved(ours: Callable, plain: Callable, repetitions: int, device: str) -> list[float]:
+    times: list[list[float]] = [[], []]
+    for _ in range(repetitions):
+        for function, record in zip((ours, plain), times, strict=True):
+            record.append(_time(function, device))
+    return [statistics.median(record) for record in times]
+
+
+def _time(function: Callable, device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    function()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return 1e3 * (time.perf_counter() - start)
+
+
+def _memory(what: str, form: str, length: int, device: str) -> float:
+    """Additional peak memory in MB, in a child on the CPU."""
+    if device == "cuda":
+        function = CASES[what](form, length, device)
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    answer = subprocess.run(
+        [sys.executable, __file__, what, form, str(length)], capture_output=True, text=True, check=True
+    )
+    return float(answer.stdout)
+
+
+def _child(what: str, form: str, length: int) -> None:
+    torch.set_num_threads(1)
+    CASES[what](form, 64, "cpu")()
+    function = CASES[what](form, length, "cpu")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+    before = _status("VmRSS")
+    function()
+    print((_status("VmHWM") - before) / 1e3)
+
+
+def _status(field: str) -> int:
+    """A field of the process's status in kB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field + ":"))
+
+
+def _growth(what: str, lengths: tuple[int, ...], device: str) -> float:
+    """Slope of log time against log length; the layer at a fixed batch of 1."""
+    points = []
+    for length in lengths:
+        function = CASES[what]("ours", length, device)
+        function()
+        samples = max(1, 16384 // length) if what == "layer" else 1
+        points.append(
+            (
+                math.log(length),
+                math.log(statistics.median(_time(function, device) for _ in range(9)) / samples),
+            )
+        )
+    (mean_x, mean_y) = (statistics.fmean(column) for column in zip(*points, strict=True))
+    covariance = sum((x - mean_x) * (y - mean_y) for x, y in points)
+    return covariance / sum((x - mean_x) ** 2 for x, _ in points)
+
+
+def _compiled(function: Callable) -> Callable:
+    return torch.compile(function, dynamic=True)
+
+
+if __name__ == "__main__":
+    _child(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -1,0 +1,28 @@
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import yaml
+
+import eigenzoo.data
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "data").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_builds_its_data_module_and_knows_its_sizes(path):
+    node = yaml.safe_load(path.read_text())
+    module, name = node.pop("_target_").rsplit(".", 1)
+    data = getattr(import_module(module), name)(**node, seed=0)
+    assert set(data.sizes) == {"dim_in", "dim_out", "length"} and min(data.sizes.values()) >= 1
+    assert data.batch_size == node["batch_size"]
+
+
+def test_configs_are_there():
+    assert {"digits", "smnist14", "scifar", "sc35", "bidmc_hr"} <= {path.stem for path in CONFIGS}
+
+
+def test_public_names_exist_and_others_are_refused():
+    assert all(getattr(eigenzoo.data, name) for name in eigenzoo.data.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Imagenet'"):
+        _ = eigenzoo.data.Imagenet

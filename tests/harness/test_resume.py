@@ -1,0 +1,122 @@
+"""Killed anywhere, the same command ends with the same bits."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from lab import assert_same_end, bombed, extra_callback, go, log, place, toy
+
+import eigenzoo.harness.training as training
+from eigenzoo.harness.run import Outcome
+
+VARIANTS = {
+    "plain": (),
+    "accumulate": ("trainer.accumulate_grad_batches=2", "data.count=45"),
+    "max_steps": ("trainer.max_steps=10",),
+    "rare": ("checkpoint_every_s=1000",),
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left behind after the last step is the same whatever happened before."""
+    monkeypatch.setattr(training, "_leave", lambda *args: None)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Outcome]]:
+    """The uninterrupted run of each variant."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "_leave", lambda *args: None)
+        yield {name: go(toy(tmp_path_factory.mktemp(name), *words))[0] for name, words in VARIANTS.items()}
+
+
+POINTS = [
+    *((variant, step, hook, first)
+      for variant, steps in (("plain", (1, 4, 5, 8, 11)), ("accumulate", (2, 3, 5)), ("max_steps", (3, 9)))
+      for step in steps for hook, first in (("batch_end", False), ("batch_end", True), ("batch_start", False))),
+    ("plain", 4, "validation_start", True), ("plain", 8, "validation_end", True), ("plain", 8, "validation_end", False),
+    ("plain", 4, "epoch_end", True), ("plain", 8, "epoch_end", False), ("plain", 12, "epoch_end", False),
+    ("plain", 12, "test_start", True), ("plain", 0, "batch_start", True), ("plain", 3, "before_step", True),
+    ("accumulate", 3, "epoch_end", True), ("accumulate", 6, "epoch_end", False),
+    ("rare", 3, "batch_end", False), ("rare", 6, "batch_end", False), ("rare", 11, "batch_start", True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("variant, step, hook, first", POINTS)
+def test_a_killed_run_ends_bit_equal(
+    whole: dict[str, Outcome], tmp_path: Path, variant: str, step: int, hook: str, first: bool
+) -> None:
+    words = toy(tmp_path, *VARIANTS[variant])
+    bombed(words, step, hook, first)
+    resumed, printed = go(words)
+    assert_same_end(whole[variant], resumed)
+    saved = variant != "rare" or step >= 4
+    assert ("resumed" in printed) == (saved and step > 0 and (step, first) != (1, True))
+
+
+def test_a_resumed_run_is_killed_and_resumed_again(whole: dict[str, Outcome], tmp_path: Path) -> None:
+    words = toy(tmp_path)
+    for step in (2, 4, 7, 12):
+        bombed(words, step)
+    assert_same_end(whole["plain"], go(words)[0])
+
+
+def test_epochs_differ_in_their_order_and_steps_in_their_noise(tmp_path: Path) -> None:
+    import lightning.pytorch as pl
+
+    seen: list[torch.Tensor] = []
+    noise: list[float] = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            seen.append(batch["x"].flatten())
+            noise.append(torch.rand(()).item())
+
+    with extra_callback(Watch()):
+        go(toy(tmp_path))
+    epochs = [torch.cat(seen[i : i + 4]) for i in (0, 4, 8)]
+    assert not torch.equal(epochs[0], epochs[1]) and not torch.equal(epochs[1], epochs[2])
+    assert torch.equal(epochs[0].sort().values, epochs[2].sort().values)
+    assert len(set(noise)) == 12
+
+
+def test_another_seed_is_another_run(whole: dict[str, Outcome], tmp_path: Path) -> None:
+    other, _ = go(toy(tmp_path, "seed=1"))
+    assert other.folder.name != whole["plain"].folder.name
+    assert log(other.folder) != log(whole["plain"].folder)
+
+
+def test_resume_false_starts_anew(whole: dict[str, Outcome], tmp_path: Path) -> None:
+    bombed(toy(tmp_path), 6)
+    again, printed = go(toy(tmp_path, "resume=false"))
+    assert "resumed" not in printed
+    assert_same_end(whole["plain"], again)
+
+
+def test_where_checkpoints_come_from_does_not_change_the_numbers(whole: dict[str, Outcome]) -> None:
+    """Saving often and saving seldom are the same run: its name and its bits."""
+    assert whole["plain"].folder.name == whole["rare"].folder.name
+    assert_same_end(whole["plain"], whole["rare"])
+
+
+def test_a_finished_run_is_not_touched_again(tmp_path: Path) -> None:
+    words = toy(tmp_path)
+    first, _ = go(words)
+    before = {p: p.read_bytes() for p in sorted(tmp_path.rglob("*")) if p.is_file() and p.name != "lock"}
+    again, printed = go(words)
+    assert "finished before" in printed and "test/accuracy" in printed
+    assert not again.fresh and again.record == first.record
+    after = {p: p.read_bytes() for p in sorted(tmp_path.rglob("*")) if p.is_file() and p.name != "lock"}
+    assert before == after
+
+
+def test_the_best_weights_survive_a_kill(whole: dict[str, Outcome], tmp_path: Path) -> None:
+    """The score to beat comes from the checkpoint: a resumed run may not put worse weights into its place."""
+    words = toy(tmp_path)
+    bombed(words, 9)
+    score = torch.load(place(words) / "best.ckpt", weights_only=True)["val/accuracy"]
+    done, _ = go(words)
+    assert torch.load(done.folder / "best.ckpt", weights_only=True)["val/accuracy"] >= score
+    assert done.record["weights"] == "best"
