@@ -1,8 +1,8 @@
 """The two-level S4D kernel and layer beside the plain Vandermonde einsum, H = 128, N = 64, float32.
 
-Memory is what one forward and backward adds to the peak. On the CPU: peak resident set (VmHWM, reset beforehand)
-of a child process minus its resident set just before the call; a small call has started torch's libraries by
-then. On CUDA: the allocator's peak minus what was allocated before.
+Memory is what one forward and backward adds to the peak. On the CPU: peak resident set (VmHWM, reset
+beforehand) of a child process minus its resident set just before the call; a small call has started torch's
+libraries by then. On CUDA: the allocator's peak minus what was allocated before.
 """
 
 import argparse
@@ -101,7 +101,8 @@ def _case(
     device = options.device
     ours, plain = CASES[what](form, length, device), CASES[what]("plain", length, device)
     error = ((ours().double() - exact).abs().max() / exact.abs().max()).item()
-    times = _interleaved(ours, plain, 3 if options.quick else 9, device)
+    repetitions = 3 if options.quick else max(3, min(9, int(15e3 / _time(plain, device))))
+    times = _interleaved(ours, plain, repetitions, device)
     memory = [None if form == "compiled" else _memory(what, f, length, device) for f in (form, "plain")]
     suffix = " compiled" if form == "compiled" else ""
     report.add(

@@ -105,7 +105,8 @@ def assert_compiles(module: nn.Module, batches: Iterable[tuple], tolerance: floa
             for output in outputs:
                 output.square().sum().backward()
         for (name, p), q in zip(eager.named_parameters(), compiled.parameters(), strict=True):
-            if p.grad is not None:
+            assert (p.grad is None) == (q.grad is None), f"only one form has a gradient of {name}"
+            if p.grad is not None and q.grad is not None:
                 assert_close(q.grad, p.grad, tolerance, f"eager and compiled gradients of {name}")
 
 

@@ -3,9 +3,12 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+from .. import __version__
 from ..errors import ConfigError
 from .entry import guarded, train_command
+from .words import near_or_all
 
 USAGE = """\
 eigenzoo: structured layers, trained and reproduced
@@ -34,47 +37,66 @@ def run_command(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(USAGE)
         return 0
-    name, rest = words[0], words[1:]
-    if name == "train":
-        return train_command(rest)
+    if words[0] == "--version":
+        print(f"eigenzoo {__version__}")
+        return 0
+    if words[0] == "train":
+        return train_command(words[1:])
     commands = {
         "list": _list, "show": _show, "check": _check, "reproduce": _reproduce, "table": _table,
         "tune": _tune, "data": _data, "push": _push,
     }  # fmt: skip
-    if name == "--version":
-        from .. import __version__
-
-        print(f"eigenzoo {__version__}")
-        return 0
+    name, rest = words[0], words[1:]
     if name not in commands:
-        from .compose import near
-
-        print(f"eigenzoo: there is no command '{name}'" + near(name, ["train", *commands]), file=sys.stderr)
+        known = ["train", *commands]
+        print(f"eigenzoo: there is no command '{name}'" + near_or_all(name, known), file=sys.stderr)
         return 2
-    return guarded(lambda: commands[name](rest))
+    try:
+        return guarded(lambda: commands[name](rest))
+    except SystemExit as stop:  # how argparse answers --help and words that it cannot place
+        return int(stop.code or 0)
 
 
 def _parser(name: str, text: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(prog=f"eigenzoo {name}", description=text, allow_abbrev=False)
 
 
+def _with_folder(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument("--config-dir", type=_folder, help="folder of your own configs")
+    return parser
+
+
+def _folder(text: str) -> Path:
+    place = Path(text).expanduser()
+    if not place.is_dir():
+        raise ConfigError(f"--config-dir: there is no folder {place}")
+    return place
+
+
 def _list(rest: list[str]) -> None:
     from . import listing
 
-    parser = _parser("list", "What there is.")
-    parser.add_argument("kind", nargs="?", choices=["models", "experiments", "papers", "data"])
-    parser.add_argument("pattern", nargs="?", default="*")
+    parser = _with_folder(_parser("list", "What there is."))
+    parser.add_argument("kind", nargs="?", help=", ".join(listing.GROUPS))
+    parser.add_argument("pattern", nargs="?", default="*", help="of names, like 's4d*'")
     given = parser.parse_args(rest)
-    for kind in [given.kind] if given.kind else ["models", "experiments", "papers", "data"]:
-        print(listing.render_list(kind, given.pattern))
+    parts = []
+    for kind in [given.kind] if given.kind else listing.GROUPS:
+        rows = listing.list_things(kind, given.pattern, given.config_dir)
+        if not rows and given.kind:
+            known = [row["name"] for row in listing.list_things(kind, folder=given.config_dir)]
+            raise ConfigError(f"no {kind} match '{given.pattern}'" + near_or_all(given.pattern, known))
+        parts.append(("" if given.kind else f"{kind}\n") + listing.render(kind, rows))
+    print("\n\n".join(parts))
 
 
 def _show(rest: list[str]) -> None:
     from . import listing
 
-    parser = _parser("show", "One model, experiment, paper or data set in full.")
+    parser = _with_folder(_parser("show", "One model, experiment, paper or data set in full."))
     parser.add_argument("name")
-    print(listing.show(parser.parse_args(rest).name))
+    given = parser.parse_args(rest)
+    print(listing.show(given.name, given.config_dir))
 
 
 def _check(rest: list[str]) -> int:
@@ -112,11 +134,9 @@ def _reproduce(rest: list[str]) -> int:
 
 
 def _table(rest: list[str]) -> None:
-    from pathlib import Path
-
     from . import paper, store, table
 
-    parser = _parser("table", "A paper's table from the records; runs nothing.")
+    parser = _with_folder(_parser("table", "A paper's table from the records; runs nothing."))
     parser.add_argument("paper")
     parser.add_argument("--format", default="text", choices=table.FORMATS)
     parser.add_argument("--scale", choices=table.SCALES)
@@ -125,7 +145,8 @@ def _table(rest: list[str]) -> None:
     )
     given = parser.parse_args(rest)
     folders = [Path(p) for p in given.results] if given.results else store.result_folders()
-    print(table.render(paper.load(given.paper), store.read(folders), given.scale, given.format))
+    own = given.config_dir if has_paper(given.config_dir, given.paper) else None
+    print(table.render(paper.load(given.paper, own), store.read(folders), given.scale, given.format))
 
 
 def _tune(rest: list[str]) -> int:
@@ -165,8 +186,6 @@ def _data(rest: list[str]) -> None:
 
 
 def _push(rest: list[str]) -> None:
-    from pathlib import Path
-
     from .export import push
 
     parser = _parser("push", "Upload an exported run to the hub.")

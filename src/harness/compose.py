@@ -68,10 +68,12 @@ def _compose(words: Sequence[str], place: Path | None) -> dict[str, Any]:
     schema.register()
     given = [normalise(w) for w in words]
     extra = [f"hydra.searchpath=['file://{place}']"] if place else []
+    # `configs/paper` holds tables, but to Hydra it looks like a group of that name; `_apply` gives the key its value.
+    early = [w for w in given if w.lstrip("+").partition("=")[0] != "paper"]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(schema.config_dir()), version_base="1.3"):
-            cfg = _merge_scale(hydra_compose("train", overrides=[*given, *extra]), given)
+            cfg = _merge_scale(hydra_compose("train", overrides=[*early, *extra]), given)
         config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         raise ConfigError(sentence(error, place)) from None

@@ -8,7 +8,7 @@ from typing import Any
 from ..tasks.drawing import COLOURS, figure, log_ticks, plain
 from .logs import read_log
 
-Points = tuple[list[float], list[float]]
+Points = tuple[list[int], list[float]]
 SMOOTHING_WINDOW = 0.02  # of the run's length, half on each side
 
 
@@ -26,7 +26,7 @@ def training_curve(metrics_jsonl: Path, out: Path) -> bool:
     if not losses[0] and not validation:
         return False
     panels = [*([("train/loss", losses)] if losses[0] else []), *validation.items()]
-    with figure(8, 2.6 + 1.7 * (len(panels) - 1), out) as drawn:
+    with figure(8.0, 2.6 + 1.7 * (len(panels) - 1), out) as drawn:
         heights = [1.5, *([1.0] * (len(panels) - 1))]
         grid = drawn.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)
         for index, (axes, (name, points)) in enumerate(zip(grid[:, 0], panels, strict=True)):
@@ -45,7 +45,7 @@ def _series(rows: Sequence[Mapping[str, Any]], name: str) -> Points:
     """(steps, values) of the finite values of a metric."""
     found = [(row["step"], row[name]) for row in rows if isinstance(row.get(name), (int, float))]
     finite = [(step, value) for step, value in found if step is not None and math.isfinite(value)]
-    return [step for step, _ in finite], [value for _, value in finite]
+    return [step for step, _ in finite], [float(value) for _, value in finite]
 
 
 def smooth(values: Sequence[float], reach: int) -> list[float]:
@@ -79,7 +79,7 @@ def _draw_validation(axes: Any, points: Points, colour: str) -> None:
     _label_last(axes, points[0][-1], points[1][-1], colour)
 
 
-def _label_last(axes: Any, step: float, value: float, colour: str) -> None:
+def _label_last(axes: Any, step: int, value: float, colour: str) -> None:
     """The last value beside its point."""
     axes.annotate(
         f"{value:.4g}", (step, value), xytext=(5, 0), textcoords="offset points", color=colour, va="center",

@@ -5,11 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from typing import Any
 
 # Distinguishable with colour blindness, and on white paper.
 COLOURS = ("#1b6ca8", "#c8553d", "#3b8b5a", "#8a5a9e", "#b8860b", "#4f5d75")
@@ -18,7 +14,7 @@ DPI = 100
 
 
 @contextmanager
-def figure(width: float, height: float, path: Path) -> Iterator["Figure"]:
+def figure(width: float, height: float, path: Path) -> Iterator[Any]:
     """A figure of `width` x `height` inches (100 dots each) that is written to `path` as PNG at the end."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -39,7 +35,7 @@ def figure(width: float, height: float, path: Path) -> Iterator["Figure"]:
         temporary.unlink(missing_ok=True)
 
 
-def plain(axes: Any, *, xlabel: str = "", ylabel: str = "", title: str = "") -> "Axes":
+def plain(axes: Any, *, xlabel: str = "", ylabel: str = "", title: str = "") -> Any:
     """Take the box off the axes, add a light grid and the labels; returns the axes."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)

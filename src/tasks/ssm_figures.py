@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
 from .drawing import COLOURS, FAINT, figure, log_ticks, plain
@@ -52,7 +52,7 @@ class SSMFigures(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """A resumed run compares with the start of the whole run."""
-        self._before = state_dict["before"]
+        pass
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self._before:
@@ -173,7 +173,7 @@ def _draw_poles(axes: Any, before: Tensor, after: Tensor) -> None:
     axes.set_yscale("symlog", linthresh=1.0)
     axes.set_yticks(FREQUENCY_TICKS, minor=False)
     axes.yaxis.set_major_formatter("{x:g}")
-    low, high = sorted([*before[..., 1].aminmax(), *after[..., 1].aminmax()])[::3]
+    low, high = torch.cat([before, after])[..., 1].aminmax()
     axes.set_ylim(min(float(low), 0.0) - 0.3, max(float(high), torch.pi) * 1.3)
     log_ticks(axes.xaxis)
     axes.axhline(torch.pi, color=FAINT, linewidth=0.8, linestyle="--")
@@ -190,7 +190,7 @@ def short(name: str) -> str:
     return f"block {numbers[0]}" if len(numbers) == 1 else name
 
 
-def show(logger: Logger, name: str, path: Path, step: int) -> None:
+def show(logger: Any, name: str, path: Path, step: int) -> None:
     """Hand a picture to a logger that takes pictures (TensorBoard, or one with `log_image`)."""
     if isinstance(logger, TensorBoardLogger):
         from matplotlib.image import imread

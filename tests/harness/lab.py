@@ -21,7 +21,7 @@ from eigenzoo.harness.run import Outcome, folder_of, run
 
 TINY = (
     "experiment=s4d_digits", "scale=smoke", "trainer=cpu", "model.dim=4", "model.depth=1",
-    "model.layer.state_dim=4", "data.batch_size=300", "trainer.log_every_n_steps=1",
+    "model.layer.state_dim=4", "data.batch_size=300", "trainer.log_every_n_steps=1", "callbacks=default",
 )  # fmt: skip
 # Sequences of 8 steps with a validation part, dropout, a checkpoint after every step.
 TOY = (

@@ -1,6 +1,8 @@
 """S4D: kernels and outputs against a dense recurrence, closed forms, and the two modes against each other."""
 
 import math
+import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
@@ -279,6 +281,32 @@ def test_kernel_that_grows_is_named():
         layer.A_re.fill_(-1e4)
     with pytest.raises(NonFiniteError, match="not finite at length 5000"):
         layer.kernel(5000)
+
+
+_MANY_LENGTHS = """
+import torch
+from eigenzoo.models.ssm import S4D
+from eigenzoo.testing import assert_close
+
+layer, twin = S4D(2, 4, bidirectional=True), S4D(2, 4, bidirectional=True)
+twin.load_state_dict(layer.state_dict())
+twin.compile(fullgraph=True, dynamic=True)
+for length in (5, 300, 64, 1000):
+    u = torch.randn(3, length, 2)
+    outputs = layer(u), twin(u)
+    assert_close(outputs[1], outputs[0], 1e-5)
+    for y in outputs:
+        y.square().sum().backward()
+    torch._dynamo.config.error_on_recompile = True
+assert_close(twin.log_dt.grad, layer.log_dt.grad, 1e-4)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_compiles_once_for_all_lengths():
+    """In a process of its own: the runtime shape checks of this one cannot be traced."""
+    subprocess.run([sys.executable, "-c", _MANY_LENGTHS], check=True)
 
 
 class TestCache:
