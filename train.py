@@ -1,10 +1,13 @@
-"""`python train.py experiment=NAME key=value ...`: one run, installed or straight from a checkout."""
+"""`python train.py experiment=NAME key=value ...`: one run, installed or straight from a checkout.
+
+The code of this checkout is what runs, even where another copy of eigenzoo is installed.
+"""
 
 import importlib.util
 import sys
 from pathlib import Path
 
-if importlib.util.find_spec("eigenzoo") is None:
+if "eigenzoo" not in sys.modules:
     root = Path(__file__).resolve().parent / "src"
     spec = importlib.util.spec_from_file_location(
         "eigenzoo", root / "__init__.py", submodule_search_locations=[str(root)]

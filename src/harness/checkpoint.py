@@ -106,15 +106,23 @@ class RunCheckpoint(pl.Callback):
         self.folder, self.monitor, self.every_s = folder, monitor, every_s
         self.sign = 1.0 if higher_is_better else -1.0
         self.best: float | None = None
+        self._validation: dict[str, float] = {}
+        self._stopping = self._between_epochs = False
         self._saved_at = time.monotonic()
         self._signal: int | None = None
         self._former: dict[int, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best}
+        return {"best": self.best, "validation": self._validation, "stopping": self._stopping}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
+        self._validation, self._stopping = state_dict["validation"], state_dict["stopping"]
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # A run that was killed after its last validation still has to report it, and one that was stopping to stop.
+        trainer.callback_metrics.update({k: torch.tensor(v) for k, v in self._validation.items()})
+        trainer.should_stop |= self._stopping
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # After Lightning has set its own: its handler would only stop at the epoch's end.
@@ -145,6 +153,7 @@ class RunCheckpoint(pl.Callback):
         ):
             return
         score = float(value)
+        self._validation = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
         if self.best is None or self.sign * score > self.sign * self.best:
             self.best = score
             if trainer.is_global_zero:
@@ -155,7 +164,17 @@ class RunCheckpoint(pl.Callback):
                 )
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._save(trainer, self._stop_asked(trainer))
+        self._between_epochs = True
+        try:
+            self._save(trainer, self._stop_asked(trainer))
+        finally:
+            self._between_epochs = False
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if self._between_epochs:
+            _settle(checkpoint["loops"]["fit_loop"])
 
     def _stop_asked(self, trainer: pl.Trainer) -> bool:
         asked = self._signal is not None
@@ -163,6 +182,7 @@ class RunCheckpoint(pl.Callback):
         return trainer.strategy.reduce_boolean_decision(asked, all=False) if trainer.world_size > 1 else asked
 
     def _save(self, trainer: pl.Trainer, stop: bool) -> None:
+        self._stopping = trainer.should_stop
         trainer.save_checkpoint(self.folder / LAST)
         self._saved_at = time.monotonic()
         if stop:
@@ -176,3 +196,20 @@ class RunCheckpoint(pl.Callback):
         for number, handler in self._former.items():
             signal.signal(number, handler)
         self._former.clear()
+
+
+def _settle(loops: dict[str, Any]) -> None:
+    """Turn Lightning's counters at the end of an epoch into those before the first batch of the next one.
+
+    As it saves them, a resumed run goes through the end of the epoch a second time, and where `max_steps` is given
+    counts that as an epoch of its own.
+    """
+    for counts in loops["epoch_progress"].values():
+        counts["completed"] = counts["processed"]
+    batches, schedule = loops["epoch_loop.batch_progress"], loops["epoch_loop.scheduler_progress"]
+    validation = loops["epoch_loop.val_loop.batch_progress"]
+    optimiser = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
+    for progress in (batches, schedule, *optimiser.values()):
+        progress["current"] = dict.fromkeys(progress["current"], 0)
+    batches["is_last_batch"] = False
+    validation["total"] = dict.fromkeys(validation["total"], 0)

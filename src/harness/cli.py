@@ -128,13 +128,15 @@ def _reproduce(rest: list[str]) -> int:
     return reproduce(
         Plan(
             given.paper, own.get("scale", "small"), seeds, _whole(own.get("jobs", "1"), "jobs", 1),
-            own.get("rows"), rerun, own.get("results"), own.get("run_dir", "runs/rerun" if rerun else "runs"), tuple(words), given.config_dir,
+            own.get("rows"), rerun, own.get("results"), own.get("run_dir", "runs/rerun" if rerun else "runs"),
+            tuple(words), given.config_dir,
         )
     )  # fmt: skip
 
 
 def _table(rest: list[str]) -> None:
-    from . import paper, store, table
+    from . import store, table
+    from .reproduce import load_paper
 
     parser = _with_folder(_parser("table", "A paper's table from the records; runs nothing."))
     parser.add_argument("paper")
@@ -145,8 +147,8 @@ def _table(rest: list[str]) -> None:
     )
     given = parser.parse_args(rest)
     folders = [Path(p) for p in given.results] if given.results else store.result_folders()
-    own = given.config_dir if has_paper(given.config_dir, given.paper) else None
-    print(table.render(paper.load(given.paper, own), store.read(folders), given.scale, given.format))
+    found = load_paper(given.paper, given.config_dir)
+    print(table.render(found, store.read(folders), given.scale, given.format))
 
 
 def _tune(rest: list[str]) -> int:
@@ -171,7 +173,7 @@ def _data(rest: list[str]) -> None:
     if given.action == "list":
         from . import listing
 
-        print(listing.render_list("data", given.name or "*"))
+        print(listing.render("data", listing.list_things("data", given.name or "*")))
         return
     if not given.name:
         raise ConfigError(f"data {given.action}: which set? `eigenzoo data list` names them")

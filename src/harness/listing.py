@@ -166,7 +166,7 @@ def _spec(name: str, node: Mapping[str, Any]) -> Any:
     from ..data.spec import SPECS
 
     names = (name, source.attribute(str(node.get("_target_")), "name"))
-    return next((SPECS[n] for n in names if n in SPECS), None)
+    return next((SPECS[n] for n in names if n and n in SPECS), None)
 
 
 def _page(kind: str, path: Path) -> str:

@@ -38,11 +38,10 @@ def attribute(target: str, name: str) -> str | None:
     """The text that a class assigns to `name` in its body, or None."""
     found = _definition(target)
     for node in found[1].body if found else []:
-        named = isinstance(node, ast.Assign) and any(
-            isinstance(t, ast.Name) and t.id == name for t in node.targets
-        )
-        if named and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            return node.value.value
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+            named = any(isinstance(t, ast.Name) and t.id == name for t in node.targets)
+            if named and isinstance(node.value.value, str):
+                return node.value.value
     return None
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).resolve().parents[1] / "weights"
 OUTPUTS = ("dim_out", "num_classes")
+# Narrower than what a run's own config may name: some modules of other libraries download or generate code.
+PARTS = ("eigenzoo.models.", "eigenzoo.ops.", "torch.nn.", "e3nn.")
 # Two machines differ in the order of float32 sums; altered weights or code differ by far more.
 PROBE_RTOL, PROBE_ATOL = 1e-3, 1e-4
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -175,30 +177,35 @@ def _build(node: dict[str, Any], path: str, allowed: Sequence[str]) -> "nn.Modul
 
 
 def _check_targets(node: Any, path: str, allowed: Sequence[str]) -> None:
-    """A model may hold modules, and what eigenzoo's models and ops define; no data, loggers or trainers."""
+    """Refuse every target that is no part of a model, and every interpolation."""
     if isinstance(node, list):
         for index, child in enumerate(node):
             _check_targets(child, f"{path}[{index}]", allowed)
     elif isinstance(node, dict):
-        if "_target_" in node and not _is_part(node["_target_"], path, allowed):
-            raise ConfigError(f"{path}._target_: '{node['_target_']}' is no part of a model")
+        if "_target_" in node:
+            _check_target(str(node["_target_"]), path, allowed)
         for key, child in node.items():
             _check_targets(child, f"{path}.{key}", allowed)
     elif isinstance(node, str) and "${" in node:
         raise ConfigError(f"{path}: {node!r} is an interpolation; a model's config holds plain values only")
 
 
-def _is_part(target: Any, path: str, allowed: Sequence[str]) -> bool:
-    """Decided by the name where that is enough, so that nothing is imported for what is refused."""
+def _check_target(target: str, path: str, allowed: Sequence[str]) -> None:
+    """Decided by the name first, so that nothing is imported for what is refused."""
     import torch
 
     from .targets import resolve
 
-    if str(target).startswith("eigenzoo."):
-        return target.startswith(("eigenzoo.models.", "eigenzoo.ops."))
-    found = resolve(target, path, allowed)
-    users = any(target == a or target.startswith(f"{a}.") for a in allowed)
-    return users or (isinstance(found, type) and issubclass(found, torch.nn.Module))
+    if any(target == a or target.startswith(f"{a}.") for a in allowed):
+        return
+    if target.startswith(PARTS):
+        found = resolve(target, path)
+        if target.startswith("eigenzoo.") or (isinstance(found, type) and issubclass(found, torch.nn.Module)):
+            return
+    raise ConfigError(
+        f"{path}._target_: '{target}' is nothing that a model may be made of; if you trust it, load with "
+        f"allow_targets=[{target.split('.')[0]!r}]"
+    )
 
 
 def _find(source: str | Path, revision: str | None) -> Path:

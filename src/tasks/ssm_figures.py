@@ -52,7 +52,7 @@ class SSMFigures(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """A resumed run compares with the start of the whole run."""
-        pass
+        self._before = state_dict["before"]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self._before:

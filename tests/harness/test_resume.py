@@ -14,8 +14,13 @@ VARIANTS = {
     "plain": (),
     "accumulate": ("trainer.accumulate_grad_batches=2", "data.count=45"),
     "max_steps": ("trainer.max_steps=10",),
+    "val_check": ("trainer.val_check_interval=2",),
+    "early_stop": (
+        "trainer.max_epochs=9", "callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping",
+        "callbacks.stop.monitor=val/loss", "callbacks.stop.patience=1", "callbacks.stop.mode=max",
+    ),
     "rare": ("checkpoint_every_s=1000",),
-}
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +44,9 @@ POINTS = [
     ("plain", 4, "validation_start", True), ("plain", 8, "validation_end", True), ("plain", 8, "validation_end", False),
     ("plain", 4, "epoch_end", True), ("plain", 8, "epoch_end", False), ("plain", 12, "epoch_end", False),
     ("plain", 12, "test_start", True), ("plain", 0, "batch_start", True), ("plain", 3, "before_step", True),
+    ("max_steps", 8, "epoch_end", False), ("max_steps", 10, "epoch_end", True), ("max_steps", 10, "test_start", True),
+    ("val_check", 2, "batch_end", False), ("val_check", 6, "validation_end", True), ("val_check", 4, "epoch_end", False),
+    ("early_stop", 4, "epoch_end", False), ("early_stop", 8, "epoch_end", True), ("early_stop", 8, "epoch_end", False),
     ("accumulate", 3, "epoch_end", True), ("accumulate", 6, "epoch_end", False),
     ("rare", 3, "batch_end", False), ("rare", 6, "batch_end", False), ("rare", 11, "batch_start", True),
 ]  # fmt: skip
