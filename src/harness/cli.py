@@ -16,14 +16,18 @@ eigenzoo: structured layers, trained and reproduced
   eigenzoo train [key=value ...]                    the same as `python train.py`; --help for its words
   eigenzoo list [models|experiments|papers|data] [PATTERN]
   eigenzoo show NAME                                a model, experiment, paper or data set in full
-  eigenzoo check [EXPERIMENT ...]                   compose, check every node, build on the meta device
+  eigenzoo check [EXPERIMENT ...] [key=value ...]   compose, check every node, build on the meta device
   eigenzoo reproduce PAPER [scale=small] [seeds=0,1,2] [jobs=1] [rows=a,b] [rerun=true] [results=DIR] [key=value ...]
   eigenzoo table PAPER [--format text|md|csv|latex|json] [--scale S]
   eigenzoo tune experiment=NAME [trials=30] [key=value ...]
   eigenzoo data [list|fetch|where|verify] [NAME]
   eigenzoo push RUN REPO [--private]                upload an exported run to the hub
 
+`--config-dir DIR` adds configs of your own to all but data and push; with code of your own, allow_targets=[yours].
+
 Exit codes: 0 done, 1 a fault in code or a failed run, 2 bad input, 3 non-finite loss, 4 storage, 143 stopped."""
+
+_REPRODUCE = ("scale", "seeds", "jobs", "rows", "rerun", "results", "run_dir")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -102,36 +106,37 @@ def _show(rest: list[str]) -> None:
 def _check(rest: list[str]) -> int:
     from .preflight import preflight
 
-    parser = _parser("check", "Compose, check and build experiments on the meta device; all faults at once.")
-    parser.add_argument("experiments", nargs="*", help="names; default: all")
-    parser.add_argument("--config-dir")
-    parser.add_argument("--allow-targets", default="", help="your own packages, separated by commas")
-    given = parser.parse_args(rest)
-    return preflight(given.experiments, given.config_dir, [a for a in given.allow_targets.split(",") if a])
+    parser = _with_folder(
+        _parser("check", "Compose, check and build on the meta device; all faults at once.")
+    )
+    parser.add_argument("experiments", nargs="*", help="names (default: all), and key=value for each of them")
+    given = parser.parse_intermixed_args(rest)
+    names = [w for w in given.experiments if "=" not in w]
+    return preflight(names, given.config_dir, [w for w in given.experiments if "=" in w])
 
 
 def _reproduce(rest: list[str]) -> int:
     from .reproduce import Plan, reproduce
 
-    parser = _parser(
-        "reproduce", "Run what is missing of a paper's table and print it with a verdict per claim."
-    )
+    parser = _with_folder(_parser("reproduce", "Run what is missing of a paper's table, and print it."))
     parser.add_argument("paper")
-    parser.add_argument("--config-dir")
-    parser.add_argument(
-        "words", nargs="*", help="scale= seeds= jobs= rows= rerun= results= run_dir= or key=value"
-    )
+    parser.add_argument("words", nargs="*", help=f"{'= '.join(_REPRODUCE)}= or key=value for every run")
     given = parser.parse_intermixed_args(rest)
-    own, words = _own_words(given.words, ("scale", "seeds", "jobs", "rows", "rerun", "results", "run_dir"))
-    seeds = tuple(_whole(s, "seeds") for s in own["seeds"].split(",")) if "seeds" in own else None
+    own, words = _own_words(given.words, _REPRODUCE)
     rerun = _truth(own.get("rerun", "false"), "rerun")
-    return reproduce(
-        Plan(
-            given.paper, own.get("scale", "small"), seeds, _whole(own.get("jobs", "1"), "jobs", 1),
-            own.get("rows"), rerun, own.get("results"), own.get("run_dir", "runs/rerun" if rerun else "runs"),
-            tuple(words), given.config_dir,
-        )
-    )  # fmt: skip
+    plan = Plan(
+        given.paper,
+        scale=own.get("scale", "small"),
+        seeds=tuple(_whole(s, "seeds") for s in own["seeds"].split(",")) if "seeds" in own else None,
+        at_once=_whole(own.get("jobs", "1"), "jobs", 1),
+        rows=own.get("rows"),
+        rerun=rerun,
+        results=own.get("results"),
+        run_dir=own.get("run_dir", "runs/rerun" if rerun else "runs"),
+        words=tuple(words),
+        folder=given.config_dir,
+    )
+    return reproduce(plan)
 
 
 def _table(rest: list[str]) -> None:
@@ -154,13 +159,14 @@ def _table(rest: list[str]) -> None:
 def _tune(rest: list[str]) -> int:
     from .tune import tune
 
-    parser = _parser("tune", "Search the space under `tune:` of an experiment with Optuna; a study resumes.")
-    parser.add_argument("--config-dir")
+    parser = _with_folder(
+        _parser("tune", "Search the space under `tune:` of an experiment with Optuna; resumes.")
+    )
     parser.add_argument("words", nargs="*", help="experiment= trials= study= or key=value")
     given = parser.parse_intermixed_args(rest)
     own, words = _own_words(given.words, ("trials", "study"))
-    return tune(words, trials=_whole(own.get("trials", "30"), "trials", 1), study=own.get("study"),
-                folder=given.config_dir)  # fmt: skip
+    trials = _whole(own.get("trials", "30"), "trials", 1)
+    return tune(words, trials=trials, study=own.get("study"), folder=given.config_dir)
 
 
 def _data(rest: list[str]) -> None:

@@ -40,10 +40,10 @@ def train_command(argv: Sequence[str]) -> int:
     if options_.help:
         print(HELP.format(groups=_groups(options_.config_dir)))
         return 0
-    if options_.hydra or options_.multirun:
-        return guarded(lambda: _with_hydra(argv, options_.multirun, words, options_.config_dir))
     if options_.cfg:
         return guarded(lambda: _print_config(compose(words, options_.config_dir)))
+    if options_.hydra or options_.multirun:
+        return guarded(lambda: _with_hydra(argv, options_.multirun, words, options_.config_dir))
     return guarded(lambda: _run(compose(words, options_.config_dir)))
 
 

@@ -116,11 +116,11 @@ class Children:
             self._inline = False
 
 
-def command(words: Sequence[str], folder: str | None = None) -> list[str]:
+def command(words: Sequence[str], folder: str | Path | None = None) -> list[str]:
     """The command line that runs `words` in a fresh interpreter, from a checkout or from an installation."""
     script = Path(__file__).resolve().parents[2] / "train.py"
     start = [str(script)] if script.exists() else ["-m", "eigenzoo.train"]
-    return [sys.executable, *start, *(["--config-dir", folder] if folder else []), *words]
+    return [sys.executable, *start, *(["--config-dir", str(folder)] if folder else []), *words]
 
 
 def record_of(composed: Composed) -> dict[str, Any] | None:
@@ -128,23 +128,23 @@ def record_of(composed: Composed) -> dict[str, Any] | None:
     return read_json(folder_of(composed.config) / "record.json")
 
 
-def compose_all(jobs: Sequence[Job], folder: str | None = None) -> list[Composed]:
-    """The configs of all jobs; one ConfigError with the faults of all, each with the label of the first job it is in."""
+def compose_all(jobs: Sequence[Job], folder: str | Path | None = None) -> list[Composed]:
+    """The configs of all jobs; one ConfigError with the faults of all, with the first job where it is not in all."""
     found: list[Composed] = []
-    faults: dict[str, str] = {}
+    faults: dict[str, list[str]] = {}
     for job in jobs:
         try:
             found.append(compose(job.words, folder))
         except ConfigError as error:
             for fault in error.faults:
-                faults.setdefault(fault, job.label)
+                faults.setdefault(fault, []).append(job.label)
     if faults:
-        raise ConfigError(*(f"{label}: {fault}" for fault, label in faults.items()))
+        raise ConfigError(*(f if len(at) == len(jobs) else f"{at[0]}: {f}" for f, at in faults.items()))
     return found
 
 
 def run_jobs(
-    jobs: Sequence[Job], *, folder: str | None = None, at_once: int = 1, logs: Path | None = None,
+    jobs: Sequence[Job], *, folder: str | Path | None = None, at_once: int = 1, logs: Path | None = None,
     say: Callable[[str], None] = print,
 ) -> list[Done]:  # fmt: skip
     """Run all jobs, `at_once` trainings side by side; a failing one is reported and the others go on.
@@ -188,7 +188,9 @@ class _Work:
         self._announce(job)
         return self._end(job, composed, self.children.inline(composed), None)
 
-    def child(self, job: Job, composed: Composed, folder: str | None, output: Path | None, at_once: int) -> Done:
+    def child(
+        self, job: Job, composed: Composed, folder: str | Path | None, output: Path | None, at_once: int
+    ) -> Done:
         if self.children.stopped:
             return Done(job, 143, None)
         self._announce(job)

@@ -1,5 +1,5 @@
-"""RESULTS.md and docs/papers/<slug>.md, generated from docstrings, configs and committed records; nothing
-else.
+"""RESULTS.md, docs/papers/<slug>.md and the blocks of README.md: from docstrings, configs and committed
+records, and nothing else.
 
 A page holds what the paper is (the docstring of its module, read without importing it), the commands of its
 experiments, its tables with verdicts and its figures (`docs/papers/<slug>/*.png`, where there are any). The
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from . import table as tables
 from .paper import Paper, load, names, read_yaml
+from .readme import fill
 from .stats import SCALES, collect
 from .store import read
 
@@ -31,13 +32,15 @@ class Experiment:
 
 
 def generate(root: Path) -> dict[Path, str]:
-    """The text of every generated file of the checkout `root`, by path: RESULTS.md and the paper pages."""
+    """The text of every generated file of `root`, by path: RESULTS.md, the paper pages, README.md."""
     papers = [load(name, root / "configs") for name in names(root / "configs")]
     records = read([root / "results"])
     found = {root / "RESULTS.md": results_page(papers, records)}
     for slug in sorted({paper.slug for paper in papers}):
         own = [paper for paper in papers if paper.slug == slug]
         found[root / "docs" / "papers" / f"{slug}.md"] = paper_page(root, own, records)
+    if (front := root / "README.md").is_file():
+        found[front] = fill(front.read_text(encoding="utf-8"), root)
     return found
 
 

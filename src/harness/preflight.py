@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
@@ -11,38 +12,49 @@ from .compose import compose, options
 from .entry import use_folder
 
 
-def preflight(names: Sequence[str], folder: str | None = None, allowed: Sequence[str] = ()) -> int:
-    """Check the named experiments (all, if none is named) at each of their scales; returns 0, or 2 with all faults."""
-    from pathlib import Path
+def preflight(names: Sequence[str], folder: Path | None = None, words: Sequence[str] = ()) -> int:
+    """Check the named experiments (all, if none is named) at each of their scales; returns 0, or 2 with all faults.
 
-    known = options("experiment", Path(folder) if folder else None)
-    words = [f"allow_targets=[{','.join(allowed)}]"] if allowed else []
+    `words` (`allow_targets=[mine]`, `model.dim=64`) are added to every one.
+    """
     faults = 0
-    for name in names or known:
+    for name in names or options("experiment", folder):
         found = faults_of(name, folder, words)
         for fault in found:
             print(f"{name}: {fault}", file=sys.stderr)
-        print(f"{name}: {'ok' if not found else f'{len(found)} faults'}")
+        print(f"{name}: {_verdict(len(found))}", flush=True)
         faults += len(found)
     return 2 if faults else 0
 
 
-def faults_of(name: str, folder: str | None = None, words: Sequence[str] = ()) -> list[str]:
-    """Every fault of one experiment, over all its scales."""
+def _verdict(faults: int) -> str:
+    return f"{faults} fault{'s' * (faults > 1)}" if faults else "ok"
+
+
+def faults_of(name: str, folder: Path | None = None, words: Sequence[str] = ()) -> list[str]:
+    """Every fault of one experiment; one that is not there at every scale names its scale."""
     try:
-        scales = compose([f"experiment={name}", *words], folder).config["scales"]
+        scales = list(compose([f"experiment={name}", *words], folder).config["scales"]) or ["paper"]
     except ConfigError as error:
         return list(error.faults)
-    found: dict[str, None] = {}
-    for scale in scales or ["paper"]:
-        try:
-            composed = compose([f"experiment={name}", f"scale={scale}", *words], folder)
-            use_folder(composed)
-            check(composed.config)
-            build_on_meta(composed.config)
-        except ConfigError as error:
-            found |= {f"scale={scale}: {fault}": None for fault in error.faults}
-    return list(found)
+    found: dict[str, list[str]] = {}
+    for scale in scales:
+        for fault in _faults_at([f"experiment={name}", f"scale={scale}", *words], folder):
+            found.setdefault(fault, []).append(scale)
+    return [
+        fault if where == scales else f"scale={','.join(where)}: {fault}" for fault, where in found.items()
+    ]
+
+
+def _faults_at(words: Sequence[str], folder: Path | None) -> list[str]:
+    try:
+        composed = compose(words, folder)
+        use_folder(composed)
+        check(composed.config)
+        build_on_meta(composed.config)
+    except ConfigError as error:
+        return list(error.faults)
+    return []
 
 
 def build_on_meta(config: dict[str, Any]) -> Any:

@@ -11,6 +11,8 @@ from .jobs import Job, run_jobs
 from .paper import Paper, Row
 from .words import near
 
+GIVEN = ("experiment", "paper", "row", "seed")  # what a row of the table says itself
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -30,7 +32,7 @@ class Plan:
     results: str | None = None
     run_dir: str = "runs"
     words: tuple[str, ...] = ()
-    folder: str | None = None
+    folder: Path | None = None
 
 
 def reproduce(plan: Plan) -> int:
@@ -40,7 +42,10 @@ def reproduce(plan: Plan) -> int:
     finished runs answer at once, the unfinished one resumes. Raises ConfigError before the first run.
     """
     table.known(plan.scale, table.SCALES, "scale")
-    paper = papers.load(plan.name, Path(plan.folder) if _has(plan.folder, plan.name) else None)
+    for word in plan.words:
+        if (key := word.lstrip("+").partition("=")[0]) in GIVEN:
+            raise ConfigError(f"{key}: is given by the table" + (", use seeds=0,1" if key == "seed" else ""))
+    paper = load_paper(plan.name, plan.folder)
     own = Path(plan.results or Path(plan.run_dir) / "results")
     folders = [own] if plan.rerun else [own, *store.result_folders()]
     pairs = papers.missing(paper, store.read(folders), plan.scale, plan.seeds)
@@ -71,14 +76,18 @@ def row_names(text: str, paper: Paper) -> list[str]:
                 break
         else:
             name = parts[0].strip()
-            raise ConfigError(f"rows: {paper.name} has no row '{name}'; it has {'; '.join(known)}" + near(name, known))
+            raise ConfigError(
+                f"rows: {paper.name} has no row '{name}'; it has {'; '.join(known)}" + near(name, known)
+            )
         found.append(name)
         parts = parts[count:]
     return found
 
 
-def _has(folder: str | None, name: str) -> bool:
-    return folder is not None and (Path(folder) / "paper" / f"{name}.yaml").is_file()
+def load_paper(name: str, folder: Path | None = None) -> Paper:
+    """A paper file of the user's own folder if it has that name, else of the shipped ones."""
+    own = folder is not None and (folder / "paper" / f"{name}.yaml").is_file()
+    return papers.load(name, folder if own else None)
 
 
 def _words(plan: Plan, row: Row, seed: int) -> Sequence[str]:

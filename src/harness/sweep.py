@@ -191,7 +191,9 @@ def _gather(place: _Place, words: Sequence[str], jobs: Sequence[Job], composed: 
     """Print the table of a sweep; returns the number of jobs without a record."""
     from .table import render_sweep
 
-    outcomes = [_outcome(place.outcome(n), job, c) for n, (job, c) in enumerate(zip(jobs, composed, strict=True))]
+    outcomes = [
+        _outcome(place.outcome(n), job, c) for n, (job, c) in enumerate(zip(jobs, composed, strict=True))
+    ]
     print("\n" + render_sweep(outcomes, swept(words)))
     return sum(outcome["status"] != "main" for outcome in outcomes)
 
@@ -201,5 +203,9 @@ def _outcome(end: dict[str, Any] | None, job: Job, composed: Composed) -> dict[s
     if end is not None and not end["code"] and (record := record_of(composed)):
         return {**record, "overrides": overrides}
     if end is None or end["code"] == 143:
-        return {"status": "cancelled", "overrides": overrides, "error": "stopped before its end" if end else "not run"}
+        return {
+            "status": "cancelled",
+            "overrides": overrides,
+            "error": "stopped before its end" if end else "not run",
+        }
     return {"status": "failed", "overrides": overrides, "error": f"exit code {end['code']}"}

@@ -52,12 +52,17 @@ def load(
         DataError: nothing is found; a file is missing, damaged or does not fit; the probe's outputs differ.
         ConfigError: the config names something that a config may not build, or does not fit the constructor.
     """
+    import torch
+
     from .export import check_exported
 
     folder = _find(source, revision)
     check_exported(folder)
     node = _model_node(folder)
-    model = _build(node, f"{folder / 'config.yaml'}: model", allow_targets)
+    path = f"{folder / 'config.yaml'}: model"
+    _check_targets(node, path, allow_targets)
+    with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced by the stored ones
+        model = _build(node, path, allow_targets)
     _load_weights(model, folder / "model.safetensors")
     _check_probe(model, folder / "probe.safetensors")
     return model.eval().to(device)
@@ -163,14 +168,12 @@ def _sizes(
 
 
 def _build(node: dict[str, Any], path: str, allowed: Sequence[str]) -> "nn.Module":
-    """Check every target of the node, then build it; the user's random state is left as it was."""
+    """Check the node against its signatures and build it."""
     import torch
 
     from .build import build
 
-    _check_targets(node, path, allowed)
-    with torch.random.fork_rng(devices=[]):
-        model = build(node, path, allowed=allowed)
+    model = build(node, path, allowed=allowed)
     if not isinstance(model, torch.nn.Module):
         raise ConfigError(f"{path}._target_: '{node['_target_']}' is not a model")
     return model
