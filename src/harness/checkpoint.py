@@ -17,6 +17,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
 
 from ..errors import Interrupted, StorageError
 from .folder import atomic, storage
@@ -95,11 +96,12 @@ class RunCheckpointIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
-class RunCheckpoint(pl.Callback):
+class RunCheckpoint(Checkpoint):
     """Saves `last.ckpt` (each epoch, every `every_s` seconds, on SIGTERM or SIGUSR1) and `best.ckpt`.
 
-    The state is saved after a whole step only, never at an epoch's last batch (there it is saved once validation is
-    over), so that a resumed run never repeats or skips a batch. After a signal the run ends with `Interrupted`.
+    The state is saved after a whole step only, and never where validation or the end of the epoch follows at once
+    (there it is saved when that is over), so that a resumed run never repeats or skips anything. After a signal the
+    run ends with `Interrupted`. As a `Checkpoint` it comes after the callbacks that may stop a run early.
     """
 
     def __init__(self, folder: Path, *, monitor: str, higher_is_better: bool, every_s: float = 60.0):
@@ -107,17 +109,19 @@ class RunCheckpoint(pl.Callback):
         self.sign = 1.0 if higher_is_better else -1.0
         self.best: float | None = None
         self._validation: dict[str, float] = {}
-        self._stopping = self._between_epochs = False
+        self._stopping = self._between_epochs = self._fresh_epoch = False
         self._saved_at = time.monotonic()
         self._signal: int | None = None
         self._former: dict[int, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "validation": self._validation, "stopping": self._stopping}
+        facts = {"validation": self._validation, "stopping": self._stopping, "between_epochs": self._between_epochs}
+        return {"best": self.best, **facts}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
         self._validation, self._stopping = state_dict["validation"], state_dict["stopping"]
+        self._fresh_epoch = state_dict["between_epochs"]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # A run that was killed after its last validation still has to report it, and one that was stopping to stop.
@@ -128,21 +132,19 @@ class RunCheckpoint(pl.Callback):
         # After Lightning has set its own: its handler would only stop at the epoch's end.
         for number in (signal.SIGTERM, signal.SIGUSR1):
             self._former[number] = signal.signal(number, self._note)
+        if self._fresh_epoch:
+            # Lightning would go through the end of the saved epoch a second time.
+            trainer.fit_loop.epoch_loop.restarting = self._fresh_epoch = False
+            trainer.fit_loop.epoch_loop.reset_restart_stage()
         self._saved_at = time.monotonic()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._signal = number
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        stop = self._stop_asked(trainer)
-        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
-            return
-        if trainer.fit_loop.epoch_loop._should_accumulate():
-            return  # half an accumulated gradient is not part of a checkpoint
-        if stop or (
-            self.every_s and time.monotonic() - self._saved_at >= self.every_s and trainer.world_size == 1
-        ):
-            self._save(trainer, stop)
+        due = bool(self.every_s) and time.monotonic() - self._saved_at >= self.every_s
+        if self._any(trainer, due or self._signal is not None) and _between_steps(trainer):
+            self._save(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         value = trainer.callback_metrics.get(self.monitor)
@@ -166,7 +168,7 @@ class RunCheckpoint(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._between_epochs = True
         try:
-            self._save(trainer, self._stop_asked(trainer))
+            self._save(trainer)
         finally:
             self._between_epochs = False
 
@@ -174,14 +176,16 @@ class RunCheckpoint(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         if self._between_epochs:
-            _settle(checkpoint["loops"]["fit_loop"])
+            # With `max_steps`, Lightning would count an epoch that is saved as processed, not completed, once more.
+            for counts in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
+                counts["completed"] = counts["processed"]
 
-    def _stop_asked(self, trainer: pl.Trainer) -> bool:
-        asked = self._signal is not None
-        # Every rank must take part in a checkpoint, so one rank's signal is everybody's.
-        return trainer.strategy.reduce_boolean_decision(asked, all=False) if trainer.world_size > 1 else asked
+    def _any(self, trainer: pl.Trainer, wish: bool) -> bool:
+        """Every rank must take part in a checkpoint, so one rank's wish is everybody's."""
+        return trainer.strategy.reduce_boolean_decision(wish, all=False) if trainer.world_size > 1 else wish
 
-    def _save(self, trainer: pl.Trainer, stop: bool) -> None:
+    def _save(self, trainer: pl.Trainer) -> None:
+        stop = self._any(trainer, self._signal is not None)
         self._stopping = trainer.should_stop
         trainer.save_checkpoint(self.folder / LAST)
         self._saved_at = time.monotonic()
@@ -198,18 +202,8 @@ class RunCheckpoint(pl.Callback):
         self._former.clear()
 
 
-def _settle(loops: dict[str, Any]) -> None:
-    """Turn Lightning's counters at the end of an epoch into those before the first batch of the next one.
-
-    As it saves them, a resumed run goes through the end of the epoch a second time, and where `max_steps` is given
-    counts that as an epoch of its own.
-    """
-    for counts in loops["epoch_progress"].values():
-        counts["completed"] = counts["processed"]
-    batches, schedule = loops["epoch_loop.batch_progress"], loops["epoch_loop.scheduler_progress"]
-    validation = loops["epoch_loop.val_loop.batch_progress"]
-    optimiser = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
-    for progress in (batches, schedule, *optimiser.values()):
-        progress["current"] = dict.fromkeys(progress["current"], 0)
-    batches["is_last_batch"] = False
-    validation["total"] = dict.fromkeys(validation["total"], 0)
+def _between_steps(trainer: pl.Trainer) -> bool:
+    """Whether nothing but the next training batch follows, and no half of an accumulated gradient is pending."""
+    loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
+    ends = loop.batch_progress.is_last_batch or loop._is_training_done or trainer.should_stop
+    return not (ends or loop._should_accumulate() or (fetcher and loop._should_check_val_fx(fetcher)))

@@ -1,6 +1,7 @@
 """The `eigenzoo` command. Nothing here imports torch; what needs it is imported by the subcommand that does."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,8 +33,13 @@ _REPRODUCE = ("scale", "seeds", "jobs", "rows", "rerun", "results", "run_dir")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the console script."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    sys.exit(run_command(words))
+    try:
+        code = run_command(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+    except BrokenPipeError:  # `eigenzoo list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
 
 
 def run_command(words: list[str]) -> int:

@@ -97,19 +97,23 @@ def one_job(cfg: Any) -> int:
     if place.stopped:
         return 143
     print(f"\njob {number + 1} of {os.environ.get(_SIZE, '?')} · {_plain(words)}", flush=True)
-    code = _carry_out(compose(words, os.environ.get(_FOLDER)), words, place, number)
+    # Side by side their lines would mix; of other launchers each job has a log of its own anyway.
+    log = place.path / f"job{number}.log" if "joblib" in hydra_config.launcher._target_ else None
+    code = _carry_out(words, place, number, log)
     place.path.mkdir(parents=True, exist_ok=True)
-    write_text(place.path / f"job{number}.json", json.dumps({"code": code, "words": words}))
+    end = {"code": code, "words": words, "log": str(log) if log else None}
+    write_text(place.path / f"job{number}.json", json.dumps(end))
     return code
 
 
-def _carry_out(composed: Composed, words: list[str], place: "_Place", number: int) -> int:
-    children = Children()
+def _carry_out(words: list[str], place: "_Place", number: int, log: Path | None) -> int:
+    children, folder = Children(), os.environ.get(_FOLDER)
+    composed = compose(words, folder)
     if record_of(composed):
         return children.inline(composed)
     try:
         with children.watched(), place.announced(number):
-            return children.call(command(words, os.environ.get(_FOLDER)))
+            return children.call(command(words, folder), log)
     except Interrupted:
         place.stop()
         return 143
@@ -208,4 +212,5 @@ def _outcome(end: dict[str, Any] | None, job: Job, composed: Composed) -> dict[s
             "overrides": overrides,
             "error": "stopped before its end" if end else "not run",
         }
-    return {"status": "failed", "overrides": overrides, "error": f"exit code {end['code']}"}
+    where = f", see {end['log']}" if end["log"] else ""
+    return {"status": "failed", "overrides": overrides, "error": f"exit code {end['code']}{where}"}

@@ -127,7 +127,7 @@ def _trainer(
         config["trainer"], "trainer", allowed=allowed,
         callbacks=[*callbacks, progress, clock, keeper],  # the checkpoint comes last: it holds the others' state
         logger=loggers, plugins=[RunCheckpointIO()], default_root_dir=str(folder.path),
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_progress_bar=False, enable_model_summary=False,
         use_distributed_sampler=False, num_sanity_val_steps=0,
     )  # fmt: skip
     return trainer, clock, log

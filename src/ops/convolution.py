@@ -20,7 +20,9 @@ def fft_conv(
     and returned in its own. Differentiable once.
     """
     if torch.compiler.is_compiling():
-        return _compiled(u, kernel, kernel_back)
+        # copies of their own: Inductor takes the strides of slices that it saves for constants
+        back = None if kernel_back is None else kernel_back.clone(memory_format=torch.contiguous_format)
+        return _compiled(u.contiguous(), kernel.clone(memory_format=torch.contiguous_format), back)
     return _FFTConv.apply(u, kernel, kernel_back)  # type: ignore[return-value]
 
 

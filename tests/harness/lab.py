@@ -10,6 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.callbacks import Checkpoint
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -107,10 +108,10 @@ def place(words: list[str]) -> Path:
     return folder_of(compose(words).config)
 
 
-class Bomb(pl.Callback):
+class Bomb(Checkpoint):
     """Stops the process's run as a kill would: nothing of the run itself gets a chance to react.
 
-    Goes off in `hook` when `step` optimiser steps are done.
+    Goes off in `hook` when `step` optimiser steps are done. As a `Checkpoint` it can stand after the run's own.
     """
 
     def __init__(self, step: int, hook: str = "batch_end"):

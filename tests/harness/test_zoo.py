@@ -260,3 +260,12 @@ def test_listing_models_needs_no_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "'s4d'" in done.stdout
     assert done.stdout.strip().endswith("False")
+
+
+def test_create_model_follows_the_seed():
+    models = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        models.append(eigenzoo.create_model("s4d", d_input=1, d_output=2, dim=4, depth=1).decoder.weight)
+    assert torch.equal(models[0], models[1])
+    assert not torch.equal(models[0], models[2])
