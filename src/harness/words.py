@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def options(group: str, folder: Path | None = None) -> list[str]:
     return sorted({p.stem for place in places for p in (place / group).glob("*.yaml")})
 
 
+@cache
 def parse(word: str) -> Any:
     """Hydra's reading of one word (`key_or_group`, `value()`, ...); ConfigError if it cannot be read."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
