@@ -42,8 +42,10 @@ def train_command(argv: Sequence[str]) -> int:
         return 0
     if options_.cfg:
         return guarded(lambda: _print_config(compose(words, options_.config_dir)))
-    if options_.hydra or options_.multirun:
-        return guarded(lambda: _with_hydra(argv, options_.multirun, words, options_.config_dir))
+    if options_.multirun:
+        return guarded(lambda: _sweep(words, options_.config_dir))
+    if options_.hydra:
+        return guarded(lambda: _hydra([normalise(w) for w in argv]))
     return guarded(lambda: _run(compose(words, options_.config_dir)))
 
 
@@ -99,10 +101,16 @@ def _print_config(composed: Composed) -> None:
     print(yaml.safe_dump(shown, sort_keys=False), end="")
 
 
-def _with_hydra(argv: Sequence[str], multirun: bool, words: Sequence[str], folder: str | None) -> int:
+def _sweep(words: Sequence[str], folder: str | None) -> int:
+    from .sweep import sweep
+
+    return sweep(words, folder)
+
+
+def _hydra(argv: Sequence[str]) -> int:
     from .sweep import hydra_main
 
-    return hydra_main([normalise(w) for w in argv], multirun=multirun, words=list(words), folder=folder)
+    return hydra_main(argv)
 
 
 def _groups(folder: str | None) -> str:

@@ -16,7 +16,7 @@ COLUMNS = {
     "models": ("name", "target", "about"),
     "experiments": ("name", "model", "data", "scales", "paper", "about"),
     "papers": ("name", "title", "arxiv", "rows", "claims"),
-    "data": ("name", "source", "samples", "licence", "about"),
+    "data": ("name", "set", "source", "samples", "licence", "about"),
 }
 _COMMAND = re.compile(r"#\s*((?:python train\.py|eigenzoo)\s.*)")
 
@@ -32,7 +32,7 @@ def list_things(kind: str, pattern: str = "*", folder: Path | None = None) -> li
         )
     describe = {"models": _model, "experiments": _experiment, "papers": _paper, "data": _data}[kind]
     return [
-        {"name": name, **describe(name, text, _parse(text, path))}
+        {"name": name, **describe(name, text, _parse(text, path), path.parent)}
         for name, path in _files(GROUPS[kind], folder).items()
         if fnmatch.fnmatch(name, pattern)
         for text in [path.read_text(encoding="utf-8")]
@@ -119,29 +119,33 @@ def _command(text: str) -> str | None:
     return next((m.group(1).strip() for m in map(_COMMAND.fullmatch, text.splitlines()) if m), None)
 
 
-def _model(name: str, text: str, node: Mapping[str, Any]) -> dict[str, Any]:
+def _model(name: str, text: str, node: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return {"target": node.get("_target_"), "about": _about(text)}
 
 
-def _experiment(name: str, text: str, node: Mapping[str, Any]) -> dict[str, Any]:
-    chosen = {
-        k.removeprefix("override /"): v
-        for d in node.get("defaults") or []
-        if isinstance(d, dict)
-        for k, v in d.items()
-    }
+def _experiment(name: str, text: str, node: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """One row; an experiment that starts from another one has what that one has."""
+    chosen: dict[str, Any] = {}
+    base: dict[str, Any] = {}
+    for entry in node.get("defaults") or []:
+        if isinstance(entry, dict):
+            chosen |= {k.removeprefix("override /"): v for k, v in entry.items()}
+        elif entry != "_self_" and (path := folder / f"{entry}.yaml").is_file():
+            parent = path.read_text(encoding="utf-8")
+            base |= _experiment(entry, parent, _parse(parent, path), folder)
+    scales = [*base.get("scales", ()), *(node.get("scales") or {}), "paper"]
     return {
-        "model": chosen.get("model"),
-        "data": chosen.get("data"),
-        "scales": list(dict.fromkeys([*(node.get("scales") or {}), "paper"])),
-        "paper": node.get("paper"),
-        "row": node.get("row"),
+        "model": chosen.get("model", base.get("model")),
+        "data": chosen.get("data", base.get("data")),
+        "scales": sorted(set(scales), key=scales.index),
+        "paper": node.get("paper", base.get("paper")),
+        "row": node.get("row", base.get("row")),
         "about": _about(text),
         "command": _command(text),
     }
 
 
-def _paper(name: str, text: str, node: Mapping[str, Any]) -> dict[str, Any]:
+def _paper(name: str, text: str, node: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     tables = node.get("tables") or [node]
     return {
         "title": node.get("title"),
@@ -151,9 +155,10 @@ def _paper(name: str, text: str, node: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _data(name: str, text: str, node: Mapping[str, Any]) -> dict[str, Any]:
+def _data(name: str, text: str, node: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     spec = _spec(name, node)
     facts = {
+        "set": spec.name,
         "source": spec.hub_id or spec.revision,
         "samples": sum(spec.sizes.values()) or None,
         "licence": spec.licence,

@@ -28,13 +28,11 @@ _SIZE = "EIGENZOO_SWEEP_SIZE"
 _QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.sweep.subdir=.")
 
 
-def hydra_main(argv: Sequence[str], *, multirun: bool, words: Sequence[str], folder: str | None) -> int:
-    """Hand a command line to Hydra's own entry point; for a sweep, gather the jobs and print their table.
+def sweep(words: Sequence[str], folder: str | None = None) -> int:
+    """Run every combination that `words` describe through Hydra's launcher, and print the table of all.
 
     Returns 0, or 1 if at least one job failed. Raises ConfigError before anything is launched, and Interrupted.
     """
-    if not multirun:
-        return _hydra(list(argv))
     jobs = [Job(tuple(job), _plain(job)) for job in expand(words)]
     composed = compose_all(jobs, folder)
     place = _Place(_folder_of_sweep(words))
@@ -46,20 +44,25 @@ def hydra_main(argv: Sequence[str], *, multirun: bool, words: Sequence[str], fol
     print(f"sweep of {len(jobs)} jobs · {place.path}", flush=True)
     given = {w.partition("=")[0] for w in words}
     quiet = [w for w in _QUIET if w.partition("=")[0] not in given]
-    with place.stops_on_signal():
-        _hydra([*argv, *quiet, f"hydra.sweep.dir='{place.path}'"])
+    own = ["--config-dir", os.environ[_FOLDER]] if folder else []
+    with place.stops_on_signal():  # options come first: Hydra takes no option after a word
+        hydra_main(["--multirun", *own, *map(normalise, words), *quiet, f"hydra.sweep.dir='{place.path}'"])
     failed = _gather(place, words, jobs, composed)
     if place.stopped:
         raise Interrupted(STOPPED)
     return 1 if failed else 0
 
 
-def _hydra(argv: list[str]) -> int:
+def hydra_main(argv: Sequence[str]) -> int:
+    """Hand a command line to Hydra's own entry point, for what it alone can do."""
     import hydra
 
     schema.register()
-    sys.argv = [sys.argv[0], *argv]
-    hydra.main(version_base="1.3", config_path=str(schema.config_dir()), config_name="train")(one_job)()
+    former, sys.argv = sys.argv, [sys.argv[0], *argv]
+    try:
+        hydra.main(version_base="1.3", config_path=str(schema.config_dir()), config_name="train")(one_job)()
+    finally:
+        sys.argv = former
     return 0
 
 

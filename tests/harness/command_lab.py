@@ -1,21 +1,22 @@
-"""The command line called in this process, and its child processes carried out here too: no imports are paid twice."""
+"""The command line called in this process, with stand-ins for its child processes and for training."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import yaml
-from lab import TINY, Toy
 from rich.console import Console
 
-from eigenzoo.harness import jobs
+from eigenzoo.harness import jobs, training
 from eigenzoo.harness.cli import run_command
 from eigenzoo.harness.compose import compose
 from eigenzoo.harness.entry import guarded, train_command
+from eigenzoo.harness.folder import RunFolder
+from eigenzoo.harness.identity import run_id
+from eigenzoo.harness.record import make_record, now
 from eigenzoo.harness.run import run
-
-__all__ = ["FAST", "TINY", "Answer", "Children", "Toy", "ask", "config_folder"]
 
 # 5 steps of a model with 4 channels.
 FAST = {
@@ -41,8 +42,17 @@ def ask(words: str | Sequence[str], capsys: Any) -> Answer:
     return Answer(code, *capsys.readouterr())
 
 
+def no_training(composed: Any, folder: RunFolder, console: Any) -> dict[str, Any]:
+    """In place of training: a record whose accuracy and validation loss are functions of the config."""
+    config = composed.config
+    metrics = {"test/accuracy": 0.9 + config["seed"] / 100, "val/loss": abs(config["optim"]["lr"] - 0.01)}
+    facts = {"weights": "last", "steps": 5, "epochs": 1, "wall_s": 0.1, "s_per_step": 0.02, "peak_mb": None}
+    facts |= {"params": {"total": 1, "trainable": 1}, "data": [], "started": now(), "finished": now()}
+    return make_record(config, run_id(config), metrics, **facts)
+
+
 class Children:
-    """Stands in for the child processes: `train.py` lines are run here; keeps the words of each."""
+    """Stands in for the child processes: `train.py` lines are run here, without training; keeps the words of each."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.calls: list[list[str]] = []
@@ -55,6 +65,7 @@ class Children:
             return children.call(of, list(line), output)
 
         monkeypatch.setattr(jobs.Children, "call", call)
+        monkeypatch.setattr(training, "train", no_training)
 
     def call(self, of: jobs.Children, line: list[str], output: Path | None) -> int:
         """One child; ends with `codes[number]` instead of running if that is set (143: as stopped by a signal)."""
@@ -67,7 +78,9 @@ class Children:
         folder = None
         if words[0] == "--config-dir":
             folder, words = words[1], words[2:]
-        with open(output or "/dev/null", "a") as sink:
+        if output:
+            output.parent.mkdir(parents=True, exist_ok=True)
+        with open(output or os.devnull, "a") as sink:
             return guarded(lambda: run(compose(words, folder), Console(file=sink)) and None)
 
 

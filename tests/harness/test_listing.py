@@ -26,6 +26,12 @@ def test_an_experiment_tells_its_parts():
     assert row["command"].startswith("python train.py experiment=s4d_digits")
 
 
+def test_an_experiment_that_starts_from_another_has_its_parts():
+    row = listing.list_things("experiments", "s4d_scifar_ablation")[0]
+    assert (row["model"], row["data"], row["paper"]) == ("s4d", "scifar", "s4d_scifar")
+    assert row["scales"] == ["smoke", "small", "paper"] and row["row"] == "ablation lin"
+
+
 def test_data_tell_their_source_and_licence():
     rows = {r["name"]: r for r in listing.list_things("data")}
     assert rows["digits"]["samples"] == 1797

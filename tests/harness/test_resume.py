@@ -7,6 +7,7 @@ import pytest
 import torch
 from lab import assert_same_end, bombed, extra_callback, go, log, place, toy
 
+import eigenzoo.harness.run as run_module
 import eigenzoo.harness.training as training
 from eigenzoo.harness.run import Outcome
 
@@ -27,6 +28,7 @@ VARIANTS = {
 def _no_export(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left behind after the last step is the same whatever happened before."""
     monkeypatch.setattr(training, "_leave", lambda *args: None)
+    monkeypatch.setattr(run_module, "changes", lambda composed: {})
 
 
 @pytest.fixture(scope="module")
