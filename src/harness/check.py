@@ -113,6 +113,8 @@ def node_faults(config: Mapping[str, Any]) -> list[str]:
 
 def _supplied(path: str, config: Mapping[str, Any]) -> tuple[str, ...]:
     """Arguments that the harness adds; a data module of the user's own may have sizes of any name."""
+    if path.startswith("logger."):
+        return ("save_dir",)
     target = (config.get("data") or {}).get("_target_") if isinstance(config.get("data"), dict) else None
     foreign = path == "model" and not str(target).startswith("eigenzoo.")
     return ("*",) if foreign else SUPPLIED.get(path, ())

@@ -9,6 +9,7 @@ import os
 import pickle
 import signal
 import time
+import warnings
 import zipfile
 from pathlib import Path
 from types import FrameType
@@ -23,6 +24,7 @@ from ..errors import Interrupted, StorageError
 from .folder import atomic, storage
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+NEEDED = ("global_step", "state_dict", "optimizer_states", "loops", "callbacks")
 DAMAGE = (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError, OSError)
 
 
@@ -41,7 +43,9 @@ def save(content: dict[str, Any], path: Path) -> None:
 def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint on the CPU, plain data only; StorageError if it is damaged or holds code."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickles of another make; the unpickler itself decides
+            return torch.load(path, map_location="cpu", weights_only=True)
     except DAMAGE as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise StorageError(f"{path} is damaged or holds more than plain data: {reason}") from error
@@ -58,7 +62,8 @@ def latest(folder: Path) -> tuple[Path | None, list[str]]:
         path = folder / name
         if path.exists():
             try:
-                load(path)
+                if missing := [k for k in NEEDED if k not in load(path)]:
+                    raise StorageError(f"{path} is damaged or of something else: it has no '{missing[0]}'")
                 return path, remarks
             except StorageError as error:
                 remarks.append(f"{error}; the one before is used")

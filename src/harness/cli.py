@@ -189,14 +189,24 @@ def _data(rest: list[str]) -> None:
         return
     if not given.name:
         raise ConfigError(f"data {given.action}: which set? `eigenzoo data list` names them")
+    name = _set_of(given.name)
     if given.action == "fetch":
-        print(f"{given.name}: {hub.fetch(given.name)}")
-        given.action = "verify"
+        print(f"{name}: {hub.fetch(name)}")
     if given.action == "where":
-        print(hub.require(given.name))
-    if given.action == "verify":
-        for row in hub.verify(given.name):
+        print(hub.require(name))
+    else:
+        for row in hub.verify(name):
             print(" · ".join(f"{k} {v}" for k, v in row.items() if v is not None))
+
+
+def _set_of(name: str) -> str:
+    """The set that a data config reads (`sc35`: speech_commands); any other name as it is."""
+    from . import schema, source
+    from .paper import read_yaml
+
+    path = schema.config_dir() / "data" / f"{name}.yaml"
+    target = str(read_yaml(path).get("_target_")) if path.is_file() else ""
+    return source.attribute(target, "name") or name
 
 
 def _push(rest: list[str]) -> None:

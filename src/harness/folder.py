@@ -97,7 +97,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """The document, or None if there is none; StorageError if it is damaged."""
     try:
         return json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise StorageError(f"cannot read {path}: {error}") from error

@@ -1,5 +1,6 @@
 """Training: data, model, task and Trainer from a config; fit, test, export, record."""
 
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from .determinism import StepNoise
 from .folder import RunFolder
 from .guard import FiniteGuard
 from .identity import run_id
-from .logs import RunLog, TrainLog
+from .logs import RunLog, TrainLog, read_log
 from .progress import Progress, banner
 from .record import device_name, make_record, now, peak_mb
 
@@ -84,6 +85,7 @@ def train(composed: Composed, folder: RunFolder, console: Console) -> dict[str, 
     metrics, tested = _test(config, trainer, task, data, folder.path)
     if not trainer.is_global_zero:
         return {}
+    metrics = _last_validation(log) | metrics
     record = make_record(
         config, run_id(config), metrics,
         weights=tested, steps=trainer.global_step, epochs=trainer.current_epoch,
@@ -181,8 +183,8 @@ def _announce(
 def _test(
     config: Mapping[str, Any], trainer: pl.Trainer, task: Any, data: Any, folder: Path
 ) -> tuple[dict[str, float], str]:
-    """Metrics of the test part, and of the last validation; which weights they belong to."""
-    metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+    """Metrics of the test part, and which weights they belong to."""
+    metrics: dict[str, float] = {}
     tested = "last"
     if config["test_weights"] == "best":
         trainer.strategy.barrier()
@@ -198,6 +200,13 @@ def _test(
     for row in rows:
         metrics |= {k: float(v) for k, v in row.items()}
     return metrics, tested
+
+
+def _last_validation(log: RunLog) -> dict[str, float]:
+    """From the log, not from the Trainer: a run that was killed after its last epoch does not validate again."""
+    rows = [r for r in read_log(log.path) if any(k.startswith("val/") for k in r)] if log.path.exists() else []
+    last = rows[-1] if rows else {}
+    return {k: math.nan if v is None else v for k, v in last.items() if k.startswith("val/")}
 
 
 def _leave(

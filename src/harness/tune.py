@@ -45,7 +45,7 @@ def tune(
     _requeue(found)
     while (done := len(_finished(found))) < trials:
         # A new sampler for each trial, so that a search that was broken off draws what it would have drawn.
-        found.sampler = _sampler(config["seed"] + len(found.get_trials(deepcopy=False)))
+        found.sampler = _sampler(config["seed"] + done)
         print(f"trial {done + 1} of {trials} · {name}", flush=True)
         _one_trial(found, space, list(words), folder)
     return _report(found, place)

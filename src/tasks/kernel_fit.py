@@ -51,7 +51,7 @@ class DelayFit:
 def fit_error(a: np.ndarray, dt: float, target: np.ndarray) -> float:
     """`min_W |K(W) - target| / |target|` over complex weights W, for eigenvalues `a` (modes,) and a step `dt`."""
     powers = np.exp(np.arange(len(target))[:, None] * (a * dt))
-    columns = np.concatenate([powers.real, -powers.imag], axis=1)
+    columns = np.concatenate([np.real(powers), -np.imag(powers)], axis=1)
     norms = np.linalg.norm(columns, axis=0)
     columns = columns[:, norms > 0] / norms[norms > 0]
     weights = np.linalg.lstsq(columns, target, rcond=None)[0]

@@ -38,7 +38,7 @@ def ask(words: str | Sequence[str], capsys: Any) -> Answer:
     """`eigenzoo <words>`; words with spaces are given as a list."""
     capsys.readouterr()
     parts = words.split() if isinstance(words, str) else list(words)
-    code = train_command(parts[1:]) if parts[0] == "train" else run_command(parts)
+    code = train_command(parts[1:]) if parts[:1] == ["train"] else run_command(parts)
     return Answer(code, *capsys.readouterr())
 
 
