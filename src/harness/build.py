@@ -26,7 +26,9 @@ def build(node: Mapping[str, Any], path: str, *, allowed: Sequence[str] = (), **
         cause = error.__cause__
         if isinstance(cause, EigenzooError):
             raise cause from None
-        if isinstance(cause, ValueError) or type(cause).__name__ == "MisconfigurationException":
+        # Lightning answers a wrong value with any of these; the arguments themselves have been checked.
+        trainers = path == "trainer" and isinstance(cause, (TypeError, ImportError))
+        if isinstance(cause, ValueError) or trainers or type(cause).__name__ == "MisconfigurationException":
             raise ConfigError(f"{path}: {' '.join(str(cause).split())}") from cause
         raise (cause or error) from None
 

@@ -102,8 +102,10 @@ def node_faults(config: Mapping[str, Any]) -> list[str]:
     allowed = config.get("allow_targets") or ()
     for name in NODES:
         node = config.get(name)
-        many = isinstance(node, dict) and name in ("callbacks", "logger")
-        for path, part in [(f"{name}.{k}", v) for k, v in node.items()] if many else [(name, node)]:
+        parts = {name: node}
+        if isinstance(node, dict) and name in ("callbacks", "logger"):
+            parts = {f"{name}.{key}": part for key, part in node.items()}
+        for path, part in parts.items():
             if isinstance(part, dict) and part and "_target_" not in part:
                 faults.append(f"{path}: has values but no _target_; choose one with {name}=NAME")
             faults += _role_faults(path, part)

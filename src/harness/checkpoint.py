@@ -120,7 +120,11 @@ class RunCheckpoint(Checkpoint):
         self._former: dict[int, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        facts = {"validation": self._validation, "stopping": self._stopping, "between_epochs": self._between_epochs}
+        facts = {
+            "validation": self._validation,
+            "stopping": self._stopping,
+            "between_epochs": self._between_epochs,
+        }
         return {"best": self.best, **facts}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

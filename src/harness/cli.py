@@ -201,9 +201,12 @@ def _data(rest: list[str]) -> None:
 
 def _set_of(name: str) -> str:
     """The set that a data config reads (`sc35`: speech_commands); any other name as it is."""
+    from ..data.spec import SPECS
     from . import schema, source
     from .paper import read_yaml
 
+    if name in SPECS:
+        return name
     path = schema.config_dir() / "data" / f"{name}.yaml"
     target = str(read_yaml(path).get("_target_")) if path.is_file() else ""
     return source.attribute(target, "name") or name

@@ -73,7 +73,7 @@ def _compose(words: Sequence[str], place: Path | None) -> dict[str, Any]:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(schema.config_dir()), version_base="1.3"):
-            cfg = _merge_scale(hydra_compose("train", overrides=[*early, *extra]), given)
+            cfg = _merge_scale(hydra_compose("train", overrides=[*early, *extra]), given, place)
         config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         raise ConfigError(sentence(error, place)) from None
@@ -81,7 +81,7 @@ def _compose(words: Sequence[str], place: Path | None) -> dict[str, Any]:
     return _typed(config)
 
 
-def _merge_scale(cfg: Any, given: Sequence[str]) -> Any:
+def _merge_scale(cfg: Any, given: Sequence[str], place: Path | None) -> Any:
     """Merge `scales.<scale>` into the config, then the user's own values again."""
     from omegaconf import OmegaConf
 
@@ -99,11 +99,20 @@ def _merge_scale(cfg: Any, given: Sequence[str]) -> Any:
     if not isinstance(content, Mapping):
         raise ConfigError(f"scales.{name}: {content!r} is not a mapping from keys to values")
     OmegaConf.set_struct(cfg, False)
-    cfg = OmegaConf.merge(cfg, content)
+    cfg = OmegaConf.merge(cfg, content, *_debug_files(given, place))
     for word in given:
         _apply(cfg, parse(word))
     cfg.scale = name
     return cfg
+
+
+def _debug_files(given: Sequence[str], place: Path | None) -> list[Any]:
+    """What `debug=NAME` says: it has to win over the scale, and Hydra merges it before."""
+    from omegaconf import OmegaConf
+
+    names = [o.value() for o in map(parse, given) if o.key_or_group == "debug" and not o.is_delete()]
+    found = [f / "debug" / f"{n}.yaml" for n in names for f in (schema.config_dir(), place) if n and f]
+    return [OmegaConf.load(path) for path in found if path.exists()]
 
 
 def _apply(cfg: Any, override: Any) -> None:

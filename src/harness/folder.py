@@ -64,7 +64,7 @@ class RunFolder:
     def __enter__(self) -> "RunFolder":
         with storage("the run folder", self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / "lock", "a+b")  # noqa: SIM115  (held open as long as the run lives)
+            self._lock = open(self.path / "lock", "a+b")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -55,7 +55,9 @@ class FiniteGuard(pl.Callback):
 
     def _stop(self, trainer: pl.Trainer, task: Any, step: int) -> None:
         terms = [
-            f"{name}={float(value.detach()):g}" for name, value in task.terms.items() if not torch.isfinite(value)
+            f"{name}={float(value.detach()):g}"
+            for name, value in task.terms.items()
+            if not torch.isfinite(value)
         ]
         raise NonFiniteError(
             f"step {step} (epoch {trainer.current_epoch}): the loss is not finite "

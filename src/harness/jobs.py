@@ -108,7 +108,7 @@ class Children:
 
         self._inline = True
         try:
-            return guarded(lambda: use_folder(composed) or run(composed) and None)
+            return guarded(lambda: use_folder(composed) or (run(composed) and None))
         except Exception:
             traceback.print_exc()
             return 1

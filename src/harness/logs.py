@@ -84,19 +84,26 @@ class TrainLog(pl.Callback):
     run killed in between would lose the line.
     """
 
+    def __init__(self) -> None:
+        self._rates: list[float] = []
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: Any) -> None:
+        # When the batch ends the schedule has moved on already.
+        self._rates = [group["lr"] for group in optimizer.param_groups]
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step - 1
-        if step % trainer.log_every_n_steps or trainer.fit_loop.epoch_loop._should_accumulate():
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if step % every or trainer.fit_loop.epoch_loop._should_accumulate():
             return
         # The ranks' losses are weighted, so their mean is the mean over the global batch.
         row = {"train/loss": self._mean(trainer, sum(pl_module.terms.values()) * batch["weight"])}
         if len(pl_module.terms) > 1:
             for name, term in pl_module.terms.items():
                 row[f"train/{name}"] = self._mean(trainer, term * batch["weight"])
-        for index, group in enumerate(trainer.optimizers[0].param_groups):
-            row["lr" if index == 0 else f"lr/{index}"] = group["lr"]
+        row |= {f"lr/{index}" if index else "lr": rate for index, rate in enumerate(self._rates)}
         for logger in trainer.loggers:
             logger.log_metrics(row, step=step)
 

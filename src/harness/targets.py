@@ -30,6 +30,8 @@ def resolve(target: Any, path: str, allowed: Sequence[str] = ()) -> Any:
         raise ConfigError(f"{path}._target_: {target!r} is not a dotted name like 'eigenzoo.data.Digits'")
     own = target.startswith("eigenzoo.")
     users = any(target == a or target.startswith(f"{a}.") for a in allowed)
+    if not users and any(part.startswith("_") for part in target.split(".")):
+        raise ConfigError(f"{path}._target_: '{target}' is private; a config may not build it")
     if not (own or users or target.split(".")[0] in LIBRARIES):
         raise ConfigError(
             f"{path}._target_: '{target}' is not on the list of what a config may build; if it is your own, "

@@ -20,6 +20,7 @@ from .folder import RunFolder
 from .guard import FiniteGuard
 from .identity import run_id
 from .logs import RunLog, TrainLog, read_log
+from .profile import Profile
 from .progress import Progress, banner
 from .record import device_name, make_record, now, peak_mb
 
@@ -49,45 +50,21 @@ class Clock(pl.Callback):
 def train(composed: Composed, folder: RunFolder, console: Console) -> dict[str, Any]:
     """One training run in its folder; returns the record."""
     config = composed.config
-    pl.seed_everything(config["seed"], verbose=False)
-    allowed = config["allow_targets"]
-    data = build(config["data"], "data", allowed=allowed, **_seed_for(config))
-    data.prepare_data()
-    data.setup("fit")
-    if config["test_weights"] == "best" and not data.counts.get("val"):
-        raise ConfigError(
-            "test_weights: 'best' is chosen on a validation part, and these data have none; "
-            "set test_weights=last, or give the data a validation part"
-        )
-    torch.manual_seed(config["seed"])  # the weights do not depend on what the data have drawn
-    model = build_model(config["model"], data.sizes, allowed=allowed)
-    if config["compile"]:
-        # In place: the names in the state dict stay what they are.
-        model.compile(**({} if config["compile"] is True else {"mode": config["compile"]}))
-    task = build(
-        config["task"], "task", allowed=allowed, model=model,
-        optim=build(config["optim"], "optim", allowed=allowed),
-        scheduler=build(config["scheduler"], "scheduler", allowed=allowed) if config["scheduler"] else None,
-    )  # fmt: skip
+    data, model, task = _assemble(config)
     start, remarks = checkpoint.latest(folder.path) if config["resume"] else (None, [])
     for remark in remarks:
         console.print(remark, soft_wrap=True)
     trainer, clock, log = _trainer(config, folder, task, console)
-    steps_done = None
-    if start is not None:
-        steps_done = int(checkpoint.load(start)["global_step"])
-        log.rewind(steps_done)
-    elif log.path.exists():
-        log.rewind(0)
-    _announce(composed, folder, trainer, model, data, steps_done, console)
+    done = None if start is None else int(checkpoint.load(start)["global_step"])
+    log.rewind(done or 0)
+    _announce(composed, folder, trainer, model, data, done, console)
     trainer.fit(task, datamodule=data, ckpt_path=start, weights_only=True)
     seconds = clock.read()
     metrics, tested = _test(config, trainer, task, data, folder.path)
     if not trainer.is_global_zero:
         return {}
-    metrics = _last_validation(log) | metrics
     record = make_record(
-        config, run_id(config), metrics,
+        config, run_id(config), _last_validation(log) | metrics,
         weights=tested, steps=trainer.global_step, epochs=trainer.current_epoch,
         wall_s=round(seconds, 2), s_per_step=round(seconds / max(1, trainer.global_step), 6),
         peak_mb=peak_mb(task.device),
@@ -97,6 +74,31 @@ def train(composed: Composed, folder: RunFolder, console: Console) -> dict[str, 
     record["device"] = device_name(trainer.strategy.root_device) + many
     _leave(config, folder.path, log, model, data, record)
     return record
+
+
+def _assemble(config: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """Data, model and task; the data are read last, so that a wrong value in the others is told before."""
+    allowed = config["allow_targets"]
+    pl.seed_everything(config["seed"], verbose=False)
+    data = build(config["data"], "data", allowed=allowed, **_seed_for(config))
+    torch.manual_seed(config["seed"])  # the weights do not depend on what the data's constructor may draw
+    model = build_model(config["model"], data.sizes, allowed=allowed)
+    if config["compile"]:
+        # In place: the names in the state dict stay what they are.
+        model.compile(**({} if config["compile"] is True else {"mode": config["compile"]}))
+    task = build(
+        config["task"], "task", allowed=allowed, model=model,
+        optim=build(config["optim"], "optim", allowed=allowed),
+        scheduler=build(config["scheduler"], "scheduler", allowed=allowed) if config["scheduler"] else None,
+    )  # fmt: skip
+    data.prepare_data()
+    data.setup("fit")
+    if config["test_weights"] == "best" and not data.counts.get("val"):
+        raise ConfigError(
+            "test_weights: 'best' is chosen on a validation part, and these data have none; "
+            "set test_weights=last, or give the data a validation part"
+        )
+    return data, model, task
 
 
 def _seed_for(config: Mapping[str, Any]) -> dict[str, int]:
@@ -118,6 +120,8 @@ def _trainer(
         every_s=config["checkpoint_every_s"],
     )  # fmt: skip
     extra = [build(n, f"callbacks.{k}", allowed=allowed) for k, n in (config["callbacks"] or {}).items() if n]
+    if config["profile"]:
+        extra.append(Profile(folder.path, console))
     loggers = [log]
     for name, node in (config["logger"] or {}).items():
         loggers.append(
@@ -204,7 +208,9 @@ def _test(
 
 def _last_validation(log: RunLog) -> dict[str, float]:
     """From the log, not from the Trainer: a run that was killed after its last epoch does not validate again."""
-    rows = [r for r in read_log(log.path) if any(k.startswith("val/") for k in r)] if log.path.exists() else []
+    rows = (
+        [r for r in read_log(log.path) if any(k.startswith("val/") for k in r)] if log.path.exists() else []
+    )
     last = rows[-1] if rows else {}
     return {k: math.nan if v is None else v for k, v in last.items() if k.startswith("val/")}
 

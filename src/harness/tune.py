@@ -133,7 +133,8 @@ def _one_trial(study: Any, space: Mapping[str, Any], words: list[str], folder: s
 
     trial = study.ask()
     chosen = [f"{key}={_word(_suggest(trial, key, node))}" for key, node in space["space"].items()]
-    fixed = [f"{key}={_word(value)}" for key, value in space.get("fixed", {}).items()]
+    # A trial is no run of the paper's row, whatever the experiment says.
+    fixed = ["row=null", *(f"{key}={_word(value)}" for key, value in space.get("fixed", {}).items())]
     done = run_jobs([Job((*fixed, *words, *chosen), " ".join(chosen))], folder=folder)[0]
     value = (done.record or {}).get("metrics", {}).get(space["metric"])
     if done.record and space["metric"] not in done.record["metrics"]:

@@ -47,7 +47,8 @@ def _tags(model: nn.Module) -> dict[str, tuple[str, ...]]:
     tags: dict[str, tuple[str, ...]] = {}
     for prefix, module in model.named_modules():
         own = getattr(module, "parameter_tags", None)
-        for name, names in (own() if callable(own) else {}).items():
+        found: Any = own() if callable(own) else {}
+        for name, names in found.items():
             tags[f"{prefix}.{name}" if prefix else name] = tuple(names)
     return tags
 

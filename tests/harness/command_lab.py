@@ -1,6 +1,7 @@
 """The command line called in this process, with stand-ins for its child processes and for training."""
 
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,11 +59,13 @@ class Children:
         self.calls: list[list[str]] = []
         self.codes: dict[int, int] = {}
         self.env: list[dict[str, str] | None] = []
+        self._one_at_a_time = threading.Lock()  # Hydra's composition is global
         children = self
 
         def call(of: Any, line: Sequence[str], output: Path | None = None, env: Any = None) -> int:
             children.env.append(env)
-            return children.call(of, list(line), output)
+            with children._one_at_a_time:
+                return children.call(of, list(line), output)
 
         monkeypatch.setattr(jobs.Children, "call", call)
         monkeypatch.setattr(training, "train", no_training)

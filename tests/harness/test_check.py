@@ -105,7 +105,15 @@ FAULTS = {
     "model.dim=${oc.env:NOPE}": "Environment variable 'NOPE' not found",
     "~model.nothing": "model.nothing: cannot be removed, the config does not have it",
 }
-HYDRA = ("Traceback", "hydra.cc", "HYDRA_FULL_ERROR", "Error merging", "raised while composing", "struct", "object_type")
+HYDRA = (
+    "Traceback",
+    "hydra.cc",
+    "HYDRA_FULL_ERROR",
+    "Error merging",
+    "raised while composing",
+    "struct",
+    "object_type",
+)
 
 
 @pytest.mark.parametrize("word", FAULTS)
@@ -121,13 +129,26 @@ def test_a_fault_on_the_command_line(word: str, capsys: pytest.CaptureFixture[st
 
 def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
     """Of the command line, of the root, of several nodes and of a file, together."""
-    _write(tmp_path, "mine", "defaults:\n  - s4d_digits\n  - _self_\nsdee: 1\nrwo: x\nmodel: {layer: {state_dmi: 3}}\n")
-    words = ["experiment=mine", "sede=3", "trainer=cpuu", "trainer.max_epoch=3", "optim.lrr=1", "model.dim=x", "foo"]
+    _write(
+        tmp_path,
+        "mine",
+        "defaults:\n  - s4d_digits\n  - _self_\nsdee: 1\nrwo: x\nmodel: {layer: {state_dmi: 3}}\n",
+    )
+    words = [
+        "experiment=mine",
+        "sede=3",
+        "trainer=cpuu",
+        "trainer.max_epoch=3",
+        "optim.lrr=1",
+        "model.dim=x",
+        "foo",
+    ]
     with pytest.raises(ConfigError) as caught:
         check(compose(words, tmp_path).config)
     told = {fault.split(":")[0] for fault in caught.value.faults}
     assert told == {
-        "sede", "trainer", "'foo'", "sdee", "rwo", "model.layer.state_dmi", "trainer.max_epoch", "optim.lrr", "model.dim"
+        "sede", "trainer", "'foo'", "sdee", "rwo", "model.layer.state_dmi", "trainer.max_epoch", "optim.lrr",
+        "model.dim"
     }  # fmt: skip
 
 
@@ -149,7 +170,9 @@ FILES = {
 
 
 @pytest.mark.parametrize("content", FILES)
-def test_a_fault_in_the_users_own_file(content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fault_in_the_users_own_file(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     _write(tmp_path, "mine", f"defaults:\n  - s4d_digits\n  - _self_\n{content}\n")
     code = guarded(lambda: check(compose(["experiment=mine"], tmp_path).config))
     said = capsys.readouterr().err
@@ -161,7 +184,10 @@ def test_a_fault_in_the_users_own_file(content: str, tmp_path: Path, capsys: pyt
     "defaults, said",
     [
         ("override /data: digitz", "data: there is no 'digitz'; data has"),
-        ("override /dtaa: digits", "dtaa: no such key at the root of the config (in experiment/mine.yaml); did you mean"),
+        (
+            "override /dtaa: digits",
+            "dtaa: no such key at the root of the config (in experiment/mine.yaml); did you mean",
+        ),
         ("nothing_here", "experiment: there is no 'nothing_here'"),
     ],
 )
@@ -203,14 +229,19 @@ HINTS = [
     (1, int, True), (True, int, False), (1.0, int, False), ("1", int, False), (None, int, False),
     (1, float, True), (1.5, float, True), (True, float, False), ("x", float, False),
     (True, bool, True), (1, bool, False), ("x", str, True), (1, str, False),
-    (None, int | None, True), (None, Optional[float], True), ("x", Union[int, str], True), ([1], int | str, False),  # noqa: UP007, UP045
-    ("a", Literal["a", "b"], True), ("c", Literal["a", "b"], False), (True, Literal[1], False), (None, Literal["a"] | None, True),
+    (None, int | None, True), (None, Optional[float], True), ("x", Union[int, str], True),  # noqa: UP007, UP045
+    ([1], int | str, False),
+    ("a", Literal["a", "b"], True), ("c", Literal["a", "b"], False), (True, Literal[1], False),
+    (None, Literal["a"] | None, True),
     ([1, 2], list[int], True), ([1, "a"], list[int], False), ("ab", Sequence[str], False), (3, Sequence[int], False),
-    ([1, 2.5], tuple[float, float], True), ([1], tuple[float, float], False), ([1, 2, 3], tuple[int, ...], True), ([], list, True),
+    ([1, 2.5], tuple[float, float], True), ([1], tuple[float, float], False), ([1, 2, 3], tuple[int, ...], True),
+    ([], list, True),
     ({"a": {"lr": 1}}, dict[str, dict[str, float]], True), ({"a": {"lr": "x"}}, dict[str, dict[str, float]], False),
     ({"a": 1}, Mapping[str, int], True), ([1], dict, False),
-    (3, nn.Module, False), (None, nn.Module, False), (None, nn.Module | None, True), ({"_target_": "a.b"}, nn.Module, True),
-    ({"_target_": "a.b"}, int, False), ({"a": 1}, nn.Module, False), (3, Callable[..., int], False), ("x", Path, True), (object(), Any, True),
+    (3, nn.Module, False), (None, nn.Module, False), (None, nn.Module | None, True),
+    ({"_target_": "a.b"}, nn.Module, True),
+    ({"_target_": "a.b"}, int, False), ({"a": 1}, nn.Module, False), (3, Callable[..., int], False),
+    ("x", Path, True), (object(), Any, True),
 ]  # fmt: skip
 
 
@@ -228,9 +259,15 @@ def test_what_was_wanted_in_words() -> None:
 
 
 def test_values_take_the_type_that_was_asked_for() -> None:
-    assert isinstance(adapt(1, float), float) and isinstance(adapt(1, int), int) and isinstance(adapt(1, int | float), int)
+    assert (
+        isinstance(adapt(1, float), float)
+        and isinstance(adapt(1, int), int)
+        and isinstance(adapt(1, int | float), int)
+    )
     assert isinstance(adapt(1, float | None), float) and adapt(None, float | None) is None
-    assert adapt([1, 2], tuple[float, float]) == (1.0, 2.0) and isinstance(adapt([1, 2], tuple[float, ...])[0], float)
+    assert adapt([1, 2], tuple[float, float]) == (1.0, 2.0) and isinstance(
+        adapt([1, 2], tuple[float, ...])[0], float
+    )
     assert isinstance(adapt({"a": {"lr": 1}}, dict[str, dict[str, float]])["a"]["lr"], float)
     assert adapt({"_target_": "x"}, float) == {"_target_": "x"}
 

@@ -52,7 +52,9 @@ def damage(path: Path, kind: str) -> None:
         path.write_bytes(os.urandom(5000))
     elif kind == "flipped":
         middle = len(content) // 2
-        path.write_bytes(content[:middle] + bytes(b ^ 255 for b in content[middle : middle + 64]) + content[middle + 64 :])
+        path.write_bytes(
+            content[:middle] + bytes(b ^ 255 for b in content[middle : middle + 64]) + content[middle + 64 :]
+        )
     elif kind == "code":
         torch.save({"global_step": 6, "state_dict": Evil(path.parent / "mark")}, path)
     elif kind == "pickle":
@@ -62,14 +64,20 @@ def damage(path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["truncated", "empty", "garbage", "flipped", "code", "pickle", "foreign"])
-def test_a_damaged_checkpoint_is_noticed_and_the_one_before_used(whole: Outcome, tmp_path: Path, kind: str) -> None:
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_used(
+    whole: Outcome, tmp_path: Path, kind: str
+) -> None:
     words = toy(tmp_path)
     bombed(words, 6)
     folder = place(words)
     damage(folder / "last.ckpt", kind)
     resumed, printed = go(words)
     remarks = [line for line in printed.splitlines() if "is damaged" in line]
-    assert len(remarks) == 1 and str(folder / "last.ckpt") in remarks[0] and "the one before is used" in remarks[0]
+    assert (
+        len(remarks) == 1
+        and str(folder / "last.ckpt") in remarks[0]
+        and "the one before is used" in remarks[0]
+    )
     assert "resumed     at step 5" in printed
     assert (folder / "damaged-last.ckpt").exists() and not (folder / "mark").exists()
     assert_same_end(whole, resumed)
@@ -108,7 +116,9 @@ def test_a_full_disk_keeps_the_old_checkpoint(whole: Outcome, tmp_path: Path, ca
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint.torch, "save", full)
         code, said = code_of(words, capsys)
-    assert code == 4 and "the disk is full; what was saved before is untouched" in said and "last.ckpt" in said
+    assert (
+        code == 4 and "the disk is full; what was saved before is untouched" in said and "last.ckpt" in said
+    )
     assert same(before, state(place(words)))
     assert not list(place(words).glob(".*.tmp"))
     assert_same_end(whole, go(words)[0])
@@ -119,7 +129,9 @@ def test_a_disk_that_fills_up_while_writing(tmp_path: Path) -> None:
     save({"x": torch.zeros(3)}, tmp_path / "last.ckpt")
     with pytest.MonkeyPatch.context() as patch:
         real = open
-        patch.setattr("builtins.open", lambda path, *a, **k: real("/dev/full" if ".tmp" in str(path) else path, *a, **k))
+        patch.setattr(
+            "builtins.open", lambda path, *a, **k: real("/dev/full" if ".tmp" in str(path) else path, *a, **k)
+        )
         with pytest.raises(StorageError, match=r"cannot write the checkpoint at .*last\.ckpt: "):
             save({"x": torch.ones(10_000)}, tmp_path / "last.ckpt")
     assert torch.equal(load(tmp_path / "last.ckpt")["x"], torch.zeros(3))

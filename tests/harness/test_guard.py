@@ -13,6 +13,7 @@ import eigenzoo.harness.run as run_module
 import eigenzoo.harness.training as training
 from eigenzoo.harness.guard import first_bad_module
 
+
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "_leave", lambda *args: None)
@@ -44,10 +45,14 @@ def test_a_batch_with_nan_is_named(tmp_path: Path, capsys: Any) -> None:
 
     with extra_callback(Poison(), first=True):
         code, said = code_of(toy(tmp_path), capsys)
-    assert code == 3 and "step 2 (epoch 0)" in said and "the batch itself has a NaN or infinity in 'x'" in said
+    assert (
+        code == 3 and "step 2 (epoch 0)" in said and "the batch itself has a NaN or infinity in 'x'" in said
+    )
 
 
-def test_nan_in_the_data_is_found_before_the_first_step(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+def test_nan_in_the_data_is_found_before_the_first_step(
+    tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
     import lab
 
     original = lab.Toy._part

@@ -13,12 +13,13 @@ from lab import assert_same_end, go, place, toy
 
 import eigenzoo.harness.run as run_module
 import eigenzoo.harness.training as training
+from eigenzoo.errors import StorageError
 from eigenzoo.harness.run import Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 # Slow enough to be killed in the middle, quick enough to be waited for.
-LONG = ("data.count=400", "trainer.max_epochs=6", "data.batch_size=10")
+LONG = ("data.count=400", "trainer.max_epochs=5", "data.batch_size=10")
 
 
 def start(words: list[str]) -> subprocess.Popen[str]:
@@ -50,24 +51,22 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 
 
 @pytest.mark.process
-def test_killed_and_told_to_stop_at_any_moment(whole: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_and_told_to_stop_at_any_moment(
+    whole: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """kill -9, then SIGTERM while another process wants the same run, then to the end: bit-equal."""
     words = toy(tmp_path, *LONG)
     folder = place(words)
     process = start(words)
     wait_for_step(folder, 30, process)
     process.kill()
-    assert process.wait() == -signal.SIGKILL
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
 
     process = start(words)
     wait_for_step(folder, 60, process)
-    from lab import composed
-
-    from eigenzoo.errors import StorageError
-    from eigenzoo.harness.run import run
-
     with pytest.raises(StorageError, match=f"is in use by process {process.pid} on "):
-        run(composed(words))
+        go(words)
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=60)[0]
     assert process.returncode == 143

@@ -33,7 +33,9 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     small = {"defaults": ["s4d_digits", "_self_"], "experiment_name": "small_digits", "row": None, **FAST,
              "callbacks": None, "scales": {"small": {}}}  # fmt: skip
-    return config_folder(tmp_path / "own", experiment__small_digits=small, paper__made=PAPER, paper__fits=STUDY)
+    return config_folder(
+        tmp_path / "own", experiment__small_digits=small, paper__made=PAPER, paper__fits=STUDY
+    )
 
 
 @pytest.fixture

@@ -14,7 +14,10 @@ def test_a_study_is_recorded_once_and_deterministic(tmp_path, monkeypatch, capsy
     assert first.code == 0, first.err
     assert "error/tau64_w8" in first.out and "0 steps" in first.out
     again = ask(STUDY, capsys)
-    assert "finished before" in again.out and len(Path("runs/results/s4d_init.jsonl").read_text().splitlines()) == 1
+    assert (
+        "finished before" in again.out
+        and len(Path("runs/results/s4d_init.jsonl").read_text().splitlines()) == 1
+    )
     ask(STUDY + " run_dir=other", capsys)
     one, two = (json.loads(Path(f, "results/s4d_init.jsonl").read_text()) for f in ("runs", "other"))
     assert one["metrics"] == two["metrics"] and one["row"] == "lsq lin"

@@ -63,7 +63,10 @@ def test_stopped_the_remaining_jobs_do_not_start(children, capsys):
     children.codes[1] = 143
     answer = ask(f"train -m {PLAIN} seed=0,1,2", capsys)
     assert answer.code == 143 and len(children.calls) == 2
-    assert "cancelled: seed=1: stopped before its end" in answer.out and "cancelled: seed=2: not run" in answer.out
+    assert (
+        "cancelled: seed=1: stopped before its end" in answer.out
+        and "cancelled: seed=2: not run" in answer.out
+    )
     again = ask(f"train -m {PLAIN} seed=0,1", capsys)
     assert again.code == 0 and len(children.calls) == 3
 
@@ -151,10 +154,12 @@ def small(folder: Path, *words: str) -> list[str]:
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_launchers(tmp_path, launcher):
     words = [f"launcher={launcher}", *(["hydra.launcher.n_jobs=2"] if launcher == "joblib" else [])]
-    done = subprocess.run(small(tmp_path, "seed=0,1", "model.init=lin,foo", *words), capture_output=True, text=True)
+    done = subprocess.run(
+        small(tmp_path, "seed=0,1", "model.init=lin,foo", *words), capture_output=True, text=True
+    )
     assert done.returncode == 1, done.stderr
     assert re.search(r"^lin +0\.\d+ ± 0\.\d+ \(2\)", done.stdout, re.M)
-    assert done.stdout.count("failed: model.init=foo") == 2
+    assert done.stdout.count("model.init=foo: exit code 2") == 2
 
 
 @pytest.mark.process

@@ -1,0 +1,69 @@
+"""Layers point one way: errors, ops < models, optim, data < tasks < harness."""
+
+import subprocess
+import sys
+
+import pytest
+from source_tree import ROOT, Module, imports, modules
+
+BELOW = {
+    "errors": (),
+    "ops": ("errors",),
+    "models": ("errors", "ops"),
+    "optim": ("errors", "ops"),
+    "data": ("errors", "ops"),
+    "testing": (),
+    "tasks": ("errors", "ops", "models", "optim", "data"),
+    "harness": ("errors", "ops", "models", "optim", "data", "tasks", "testing"),
+    "train": ("harness", "errors"),
+    "": ("harness",),
+}
+# Which library may be imported where.
+ONLY = {
+    "lightning": ("data", "tasks", "harness"), "hydra": ("harness",), "omegaconf": ("harness",),
+    "torchmetrics": ("tasks", "harness"), "optuna": ("harness",), "datasets": ("data",), "sklearn": ("data",),
+    "rich": ("harness",), "huggingface_hub": ("data", "harness"), "matplotlib": ("tasks", "harness"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("module", modules(), ids=lambda m: m.name)
+def test_layers(module: Module):
+    assert module.layer in BELOW, f"{module.name}: a new folder needs a place in the layers"
+    for name in imports(module):
+        top, _, rest = name.partition(".")
+        if top == "eigenzoo" and module.name != "eigenzoo.train":
+            other = rest.split(".")[0]
+            allowed = (module.layer, *BELOW[module.layer], "__version__")
+            assert other in allowed, f"{module.name} imports {name}"
+        assert module.layer in ONLY.get(top, (module.layer,)), f"{module.name} imports {name}"
+
+
+def test_the_resolver_of_imports_sees_what_it_should():
+    found = {
+        name for module in modules() if module.name == "eigenzoo.harness.cli" for name in imports(module)
+    }
+    assert {
+        "eigenzoo.__version__",
+        "eigenzoo.harness.entry.guarded",
+        "eigenzoo.data.hub",
+        "argparse",
+    } <= found
+
+
+def test_models_have_no_other_dependency_than_torch():
+    allowed = {"torch", "jaxtyping", "eigenzoo", "einops", "numpy", *sys.stdlib_module_names}
+    for module in modules():
+        if module.layer in ("ops", "models"):
+            assert {name.split(".")[0] for name in imports(module)} <= allowed, module.name
+
+
+def test_another_name_for_the_package_is_refused():
+    line = [sys.executable, "-c", "import src.models"]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "this package is imported as 'eigenzoo', not as 'src': use `import eigenzoo`" in done.stderr
+
+
+def test_no_child_of_src_hides_a_package():
+    names = {path.stem for path in (ROOT / "src").iterdir() if not path.name.startswith("_")}
+    assert not names & (set(sys.stdlib_module_names) | {"torch", "datasets", "peft", "lightning", "hydra"})
