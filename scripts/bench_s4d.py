@@ -36,10 +36,9 @@ def kernel_case(form: str, length: int, device: str) -> Callable[[], torch.Tenso
 
     def run() -> torch.Tensor:
         w, z = weights.clone().requires_grad_(), log_z.clone().requires_grad_()
-        if form == "plain":
-            kernel = vandermonde_plain(w, z, length)
-        else:
-            kernel = function(to_pair(w), to_pair(z), length)
+        kernel = (
+            vandermonde_plain(w, z, length) if form == "plain" else function(to_pair(w), to_pair(z), length)
+        )
         kernel.backward(gradient)
         return kernel.detach()
 

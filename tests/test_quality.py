@@ -125,8 +125,8 @@ def test_experiments_are_short_and_begin_with_their_command(path: Path):
     assert lines[0] == "# @package _global_"
     words = shlex.split(lines[1].removeprefix("# "))
     assert words[:2] == ["python", "train.py"] and f"experiment={path.stem}" in words
-    config = compose(words[2:]).config
-    assert config["experiment_name"] == path.stem and config["row"], path.stem
+    assert compose(words[2:]).config["experiment_name"] == path.stem
+    assert compose([f"experiment={path.stem}"]).config["row"], "its row in the table"
 
 
 def test_doctests():

@@ -6,6 +6,7 @@ The words of the command line win over the scale, and the scale over the experim
 fault has been found: then the nodes are checked too, so that all faults are told at once.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,10 @@ def _compose(words: Sequence[str], place: Path | None) -> dict[str, Any]:
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         raise ConfigError(sentence(error, place)) from None
     _only_from_command_line(config, words)
+    if not any(w.lstrip("+").startswith("row=") for w in words) and any(map(_alters, words)):
+        config["row"] = (
+            None  # what is no longer the experiment as it stands must not count as a row of its table
+        )
     return _typed(config)
 
 
@@ -127,6 +132,17 @@ def _apply(cfg: Any, override: Any) -> None:
             node.pop(last, None)  # type: ignore[attr-defined]
     elif "." in key or key in set(schema.NAMES) - set(schema.NODES):
         OmegaConf.update(cfg, key, override.value(), merge=True, force_add=True)
+
+
+def _alters(word: str) -> bool:
+    """Whether a word can change the numbers of an experiment (its scale, seed, machine and logs do not count)."""
+    key = word.lstrip("+~").partition("=")[0]
+    return not (
+        key
+        in ("experiment", "scale", "seed", "paper", "trainer", "compile", "launcher", *schema.NOT_IDENTITY)
+        or key in ("trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.num_nodes")
+        or re.split(r"[./@]", key)[0] in ("hydra", "logger", "callbacks", "tune", "scales", "allow_targets")
+    )
 
 
 def _only_from_command_line(config: dict[str, Any], words: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ from ..errors import ConfigError, Interrupted
 from .compose import Composed, compose
 from .folder import read_json
 from .run import folder_of, run
-from .table import duration
+from .words import duration
 
 STOPPED = "stopped by a signal; the same command goes on where it was"
 

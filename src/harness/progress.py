@@ -14,19 +14,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from .words import duration
+
 PLAIN_EVERY_S = 30.0
-
-
-def duration(seconds: float) -> str:
-    """`42 s`, `3 min 05 s`, `2 h 07 min`, `3 d 04 h`."""
-    seconds = round(max(0.0, seconds))
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60:02d} s"
-    if seconds < 86400:
-        return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
-    return f"{seconds // 86400} d {seconds % 86400 // 3600:02d} h"
 
 
 class Progress(pl.Callback):

@@ -7,6 +7,7 @@ from pathlib import Path
 from ..errors import ConfigError
 from . import paper as papers
 from . import store, table
+from .compose import compose
 from .jobs import Job, run_jobs
 from .paper import Paper, Row
 from .words import near
@@ -46,13 +47,16 @@ def reproduce(plan: Plan) -> int:
         if (key := word.lstrip("+").partition("=")[0]) in GIVEN:
             raise ConfigError(f"{key}: is given by the table" + (", use seeds=0,1" if key == "seed" else ""))
     paper = load_paper(plan.name, plan.folder)
-    own = Path(plan.results or Path(plan.run_dir) / "results")
+    own = store.own_folder(plan.results, plan.run_dir)
     folders = [own] if plan.rerun else [own, *store.result_folders()]
     pairs = papers.missing(paper, store.read(folders), plan.scale, plan.seeds)
     if plan.rows is not None:
         wanted = row_names(plan.rows, paper)
         pairs = [(row, seed) for row, seed in pairs if row.name in wanted]
     jobs = [Job(tuple(_words(plan, row, seed)), f"{row.name} · seed {seed}") for row, seed in pairs]
+    compose(
+        _words(plan, paper.rows[0], paper.rows[0].seeds[0]), plan.folder
+    )  # the words are checked in any case
     print(f"{paper.name} · scale {plan.scale} · {len(jobs)} runs missing", flush=True)
     logs = Path(plan.run_dir) / "logs" / paper.name
     done = run_jobs(jobs, folder=plan.folder, at_once=plan.at_once, logs=logs)

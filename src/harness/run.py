@@ -104,7 +104,7 @@ def _keep(config: Mapping[str, Any], record: dict[str, Any]) -> None:
     """Add the record to the store, once."""
     from . import store
 
-    place = Path(config["results"] or Path(config["run_dir"]) / "results")
+    place = store.own_folder(config["results"], config["run_dir"])
     known = store.read([place]) if place.is_dir() else []
     if not any(r["id"] == record["id"] and r["finished"] == record["finished"] for r in known):
         store.append(record, place)
@@ -133,7 +133,7 @@ def quiet_libraries() -> None:
 
 def summary(record: Mapping[str, Any]) -> str:
     """The result of a run in a few lines."""
-    from .progress import duration
+    from .words import duration
 
     rows = [f"{k:<18} {v:.4f}" for k, v in record["metrics"].items() if v is not None]
     tested = f", {record['weights']} weights" if record.get("weights") else ""

@@ -64,8 +64,13 @@ def committed_folder() -> Path | None:
 
 
 def local_folder() -> Path:
-    """Where a run writes its record: `$EIGENZOO_RESULTS`, else `runs/results` under the current folder."""
-    return Path(os.environ.get("EIGENZOO_RESULTS") or Path("runs", "results"))
+    """`$EIGENZOO_RESULTS`, else `runs/results` under the current folder."""
+    return own_folder(None, "runs")
+
+
+def own_folder(results: str | None, run_dir: str) -> Path:
+    """Where a run writes its record: `results`, else `$EIGENZOO_RESULTS`, else `<run_dir>/results`."""
+    return Path(results or os.environ.get("EIGENZOO_RESULTS") or Path(run_dir) / "results")
 
 
 def result_folders() -> list[Path]:

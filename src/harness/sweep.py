@@ -20,11 +20,14 @@ from ..errors import ConfigError, Interrupted
 from . import schema
 from .compose import Composed, compose
 from .folder import read_json, write_text
+from .identity import flatten
 from .jobs import STOPPED, Children, Job, command, compose_all, record_of
 from .words import normalise
 
 _FOLDER = "EIGENZOO_SWEEP_CONFIG_DIR"  # the launcher's processes inherit both
 _SIZE = "EIGENZOO_SWEEP_SIZE"
+# Launchers, sweepers, and the handlers of the logging configs (which may name classes to call, too).
+_HYDRAS_OWN = ("hydra._internal.core_plugins.", "hydra_plugins.", "logging.")
 _QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.sweep.subdir=.")
 
 
@@ -35,6 +38,7 @@ def sweep(words: Sequence[str], folder: str | None = None) -> int:
     """
     jobs = [Job(tuple(job), _plain(job)) for job in expand(words)]
     composed = compose_all(jobs, folder)
+    _check_hydra(jobs[0].words, folder)
     place = _Place(_folder_of_sweep(words))
     os.environ[_SIZE] = str(len(jobs))
     os.environ.pop(_FOLDER, None)
@@ -51,6 +55,25 @@ def sweep(words: Sequence[str], folder: str | None = None) -> int:
     if place.stopped:
         raise Interrupted(STOPPED)
     return 1 if failed else 0
+
+
+def _check_hydra(words: Sequence[str], folder: str | None) -> None:
+    """A sweep lets Hydra build launcher, sweeper, callbacks and loggers: a config file must not name programs there."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from omegaconf import OmegaConf
+
+    extra = [f"hydra.searchpath=['file://{Path(folder).resolve()}']"] if folder else []
+    with initialize_config_dir(str(schema.config_dir()), version_base="1.3"):
+        cfg = hydra_compose("train", overrides=[*map(normalise, words), *extra], return_hydra_config=True)
+    found = flatten(OmegaConf.to_container(cfg.hydra, resolve=False))
+    faults = [
+        f"hydra.{key}: '{value}' is nothing that a config may run in a sweep"
+        for key, value in found.items()
+        if key.rpartition(".")[2] in ("_target_", "class", "()") and not str(value).startswith(_HYDRAS_OWN)
+    ]
+    if faults:
+        raise ConfigError(*faults)
 
 
 def hydra_main(argv: Sequence[str]) -> int:

@@ -18,6 +18,7 @@ from ..errors import ConfigError
 from .claims import Judgement, judge
 from .paper import Metric, Paper, Row, Table
 from .stats import SCALES, Runs, Summary, collect, summarise
+from .words import duration
 
 FORMATS = ("text", "md", "csv", "latex", "json")
 _BUDGET = ("steps", "params", "time")
@@ -175,15 +176,6 @@ def _range(values: Sequence[int]) -> str:
         return "-"
     low, high = min(values), max(values)
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-
-def duration(seconds: float) -> str:
-    """`0.42 s`, `51 s`, `12 min`, `3.4 h`."""
-    if seconds < 10:
-        return f"{seconds:.2g} s"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _notes(

@@ -168,7 +168,7 @@ def _announce(
     here = device_name(device)
     like = [
         r["s_per_step"]
-        for r in store.read([p for p in [Path(config["run_dir"]) / "results"] if p.is_dir()])
+        for r in store.read([store.own_folder(config["results"], config["run_dir"])])
         if r["experiment"] == config["experiment_name"] and r["device"] == here and r["s_per_step"]
     ]
     console.print(

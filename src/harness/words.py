@@ -28,6 +28,21 @@ def normalise(word: str) -> str:
     return f"++{word}" if dotted else word
 
 
+def duration(seconds: float) -> str:
+    """`0.042 s`, `42 s`, `3 min 05 s`, `2 h 07 min`, `3 d 04 h`."""
+    seconds = max(0.0, seconds)
+    if seconds < 9.5:
+        return f"{seconds:.2g} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600:02d} h"
+
+
 def near(word: str, known: Sequence[str]) -> str:
     """`; did you mean 'x'?` for the nearest known word, or an empty string."""
     found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

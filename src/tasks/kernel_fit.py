@@ -1,4 +1,4 @@
-"""What a fixed diagonal state matrix can express, without training (the mechanism behind S4D's initialisation ablation).
+"""What a fixed diagonal state matrix can express, without training: the mechanism behind S4D's ablation of A.
 
 For one channel with A and dt fixed, the kernel `K_l = 2 Re sum_n W_n exp(a_n l dt)` is linear in W = C B, so the
 best C for a target kernel is a linear least-squares problem. Targets are delayed bumps
@@ -30,6 +30,9 @@ class DelayFit:
     init: DiagonalInit | str = "lin"
     state_dim: int = 64
     dt_tau: Sequence[float] = DT_TAU
+
+    def __post_init__(self) -> None:
+        self._eigenvalues()  # a wrong name or size is told when the study is built
 
     def __call__(self) -> dict[str, float]:
         a = self._eigenvalues()

@@ -275,3 +275,18 @@ def test_values_take_the_type_that_was_asked_for() -> None:
 def _write(folder: Path, name: str, content: str) -> None:
     (folder / "experiment").mkdir(exist_ok=True)
     (folder / "experiment" / f"{name}.yaml").write_text(f"# @package _global_\n{content}")
+
+
+@pytest.mark.parametrize(
+    ("words", "row"),
+    [
+        ([], "lin"),
+        (["seed=3", "trainer=cpu", "logger=tensorboard", "run_dir=x", "trainer.devices=2"], "lin"),
+        (["model.dim=8"], None),
+        (["model.dim=8", "row=mine"], "mine"),
+        (["++trainer.max_epochs=2"], None),
+        (["data=smnist14"], None),
+    ],
+)
+def test_a_changed_experiment_is_no_longer_a_row_of_its_table(words, row):
+    assert compose(["experiment=s4d_digits", *words]).config["row"] == row

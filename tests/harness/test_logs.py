@@ -15,7 +15,8 @@ import eigenzoo.harness.run as run_module
 import eigenzoo.harness.training as training
 from eigenzoo.harness.folder import atomic, read_json, write_text
 from eigenzoo.harness.logs import RunLog, read_log
-from eigenzoo.harness.progress import Progress, banner, duration
+from eigenzoo.harness.progress import Progress, banner
+from eigenzoo.harness.words import duration
 
 
 @pytest.fixture
@@ -86,7 +87,8 @@ def test_an_atomic_file_is_the_old_one_until_it_is_complete(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     "seconds, text",
-    [(0.0, "0 s"), (-3.0, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (185.0, "3 min 05 s"),
+    [(0.0, "0 s"), (0.042, "0.042 s"), (51.2, "51 s"),
+    (-3.0, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (185.0, "3 min 05 s"),
     (7620.0, "2 h 07 min"), (273600.0, "3 d 04 h")],
 )  # fmt: skip
 def test_durations(seconds: float, text: str) -> None:

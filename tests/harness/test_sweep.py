@@ -92,6 +92,23 @@ def test_a_folder_of_one_s_own_may_be_swept(children, capsys, tmp_path):
     assert re.search(r"^quick +0.9", answer.out, re.M)
 
 
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"callbacks": {"x": {"_target_": "os.system", "command": "true"}}},
+        {"launcher": {"_target_": "subprocess.Popen"}},
+        {"job_logging": {"handlers": {"x": {"class": "subprocess.Popen", "args": "true"}}}},
+        {"hydra_logging": {"handlers": {"x": {"()": "os.system"}}}},
+    ],
+)
+def test_a_config_cannot_have_hydra_run_a_program(node, children, capsys, tmp_path):
+    evil = {"defaults": ["s4d_digits", "_self_"], "experiment_name": "evil", "hydra": node}
+    own = config_folder(tmp_path / "own", experiment__evil=evil)
+    answer = ask(f"train -m experiment=evil seed=0,1 --config-dir {own}", capsys)
+    assert answer.code == 2 and "is nothing that a config may run" in answer.err
+    assert children.calls == []
+
+
 def test_the_sweep_s_folder_can_be_named_and_used_again(children, capsys):
     for jobs in (2, 1):
         seeds = ",".join(map(str, range(jobs)))

@@ -11,7 +11,7 @@ from made_records import claim, paper, raw, record, runs
 
 from eigenzoo.errors import ConfigError
 from eigenzoo.harness.paper import load, missing, names, parse
-from eigenzoo.harness.table import FORMATS, duration, render, render_sweep
+from eigenzoo.harness.table import FORMATS, render, render_sweep
 
 PERCENT = [{"name": "m", "label": "accuracy", "unit": "%", "factor": 100, "digits": 2}]
 SHEET = {  # test accuracies of three seeds, as one would find them
@@ -255,13 +255,6 @@ def test_unknown_formats_and_scales():
 @pytest.mark.parametrize("form", FORMATS)
 def test_every_format_of_an_empty_store(form):
     assert render(table_of_two(), [], format=form)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.042, "0.042 s"), (51.2, "51 s"), (720, "12 min"), (12240, "3.4 h")]
-)
-def test_durations(seconds, text):
-    assert duration(float(seconds)) == text
 
 
 def test_a_sweeps_table():
