@@ -19,6 +19,7 @@ NAMES = ("s4d",)
 
 
 def main() -> None:
+    """Run one benchmark by name and append its lines."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=NAMES)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
