@@ -78,6 +78,8 @@ def _value_faults(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"test_weights: {config['test_weights']!r} is neither 'best' nor 'last'"
     if config["checkpoint_every_s"] < 0:
         yield f"checkpoint_every_s: {config['checkpoint_every_s']!r} is negative; 0 saves at the ends of epochs only"
+    if config["threads"] is not None and config["threads"] < 1:
+        yield f"threads: {config['threads']!r} is not a number of at least 1"
     if not isinstance(config["compile"], bool) and config["compile"] not in COMPILE_MODES:
         known = ", ".join(COMPILE_MODES)
         yield f"compile: {config['compile']!r} is neither true, false nor a mode of torch.compile ({known})"

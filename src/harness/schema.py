@@ -37,6 +37,7 @@ class Root:
     resume: bool = True  # an unfinished run with the same config goes on
     profile: bool = False  # a trace of a few steps, and the ten costliest operations
     checkpoint_every_s: float = 60.0  # seconds between checkpoints inside an epoch
+    threads: int | None = None  # of the CPU, for one process; None: torch's own choice
     run_dir: str = "runs"
     results: str | None = None  # folder for the record line; None: <run_dir>/results
     allow_targets: list[str] = field(default_factory=list)  # only from the user's command line
@@ -44,9 +45,10 @@ class Root:
 
 
 NAMES = tuple(f.name for f in fields(Root))
-# What does not change the numbers of a run is not part of its identity.
+# What does not change the numbers of a run (the threads: but for rounding) is not part of its identity.
 NOT_IDENTITY = (
-    "scales", "logger", "resume", "profile", "checkpoint_every_s", "run_dir", "results", "allow_targets", "tune",
+    "scales", "logger", "resume", "profile", "checkpoint_every_s", "threads", "run_dir", "results",
+    "allow_targets", "tune",
 )  # fmt: skip
 TEXTS = ("experiment_name", "paper", "row", "scale", "run_dir", "results")
 NODES = ("data", "model", "task", "optim", "scheduler", "trainer", "callbacks", "logger", "study")

@@ -79,6 +79,8 @@ def train(composed: Composed, folder: RunFolder, console: Console) -> dict[str, 
 def _assemble(config: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     """Data, model and task; the data are read last, so that a wrong value in the others is told before."""
     allowed = config["allow_targets"]
+    if config["threads"]:
+        torch.set_num_threads(config["threads"])
     pl.seed_everything(config["seed"], verbose=False)
     data = build(config["data"], "data", allowed=allowed, **_seed_for(config))
     torch.manual_seed(config["seed"])  # the weights do not depend on what the data's constructor may draw
