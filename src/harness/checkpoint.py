@@ -6,11 +6,9 @@ the one before is used. Files hold plain containers and tensors only; all loadin
 """
 
 import os
-import pickle
 import signal
 import time
 import warnings
-import zipfile
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,7 +23,6 @@ from .folder import atomic, storage
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 NEEDED = ("global_step", "state_dict", "optimizer_states", "loops", "callbacks")
-DAMAGE = (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError, OSError)
 
 
 def save(content: dict[str, Any], path: Path) -> None:
@@ -46,7 +43,7 @@ def load(path: Path) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickles of another make; the unpickler itself decides
             return torch.load(path, map_location="cpu", weights_only=True)
-    except DAMAGE as error:
+    except Exception as error:  # damaged bytes lead the unpickler into errors of any kind
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise StorageError(f"{path} is damaged or holds more than plain data: {reason}") from error
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from lab import assert_same_end, bombed, code_of, composed, go, place, same, state, toy
 
 import eigenzoo.harness.run as run_module
@@ -190,3 +192,12 @@ def test_the_same_config_has_the_same_folder_whatever_does_not_change_numbers(tm
     for word in ("seed=3", "model.dim=5", "trainer.max_epochs=4", "data.batch_size=11", "optim.lr=0.3"):
         assert place(toy(tmp_path, word)).name != name
     assert composed(toy(tmp_path)).config["run_dir"] == str(tmp_path)
+
+
+@given(content=st.binary(min_size=1, max_size=300))
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_are_a_sentence(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(b"\x80\x02" + content)  # the head of a pickle: the unpickler goes to work on the rest
+    with pytest.raises(StorageError, match="is damaged or holds more than plain data"):
+        checkpoint.load(path)
