@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from source_tree import ROOT, modules
 
-from eigenzoo.harness import cli
+from eigenzoo.harness import cli, pages
 from eigenzoo.harness.compose import compose, options
 from eigenzoo.harness.paper import names
 
@@ -78,3 +78,14 @@ def test_exit_codes_are_those_of_the_errors():
 @each_page
 def test_pages_speak_of_the_project_alone(page: Path):
     assert not re.search(r"\.\./shared|/work/|/tmp/|\bTODO\b", page.read_text())
+
+
+def test_generated_pages_are_current():
+    assert pages.stale(ROOT) == [], "run `make pages`"
+
+
+def test_the_python_of_the_readme_runs():
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})  # our own page, not anybody's input

@@ -154,7 +154,6 @@ def test_ruff(words):
 
 
 @pytest.mark.process
-@pytest.mark.slow
 def test_pyright():
     try:
         done = tool(sys.executable, "-m", "pyright")

@@ -176,7 +176,7 @@ def _announce(
     console.print(
         banner(
             title=f"{config['experiment_name']} · scale {config['scale']} · seed {config['seed']}",
-            changes={k: v for k, v in changes(composed).items() if k != "scale"},
+            changes={k: v for k, v in changes(composed).items() if k not in ("scale", "row")},
             parameters=(count["total"], count["trainable"]), counts=data.counts,
             device=f"{here}, {trainer.world_size} process{'es' if trainer.world_size > 1 else ''}",
             steps=int(steps), estimate_s=like[-1] * (steps - (done or 0)) if like else None,
