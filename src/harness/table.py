@@ -72,7 +72,9 @@ def blocks(paper: Paper, records: Iterable[Mapping], scale: str | None = None) -
             cells = [_cells(row, runs.get((row.name, name), Runs()), table) for row in rows]
             claims = tuple(j for j in judged if j.scale == name)
             notes = _notes(paper, table, rows, runs, name)
-            found.append(Block(table.title, name, _header(table), tuple(map(tuple, cells)), claims, notes))
+            found.append(
+                Block(table.title, name, _header(table, name), tuple(map(tuple, cells)), claims, notes)
+            )
     return found
 
 
@@ -133,12 +135,14 @@ def _published(table: Table, metric: Metric) -> bool:
     return any(metric.name in row.published for row in table.rows)
 
 
-def _header(table: Table) -> tuple[str, ...]:
+def _header(table: Table, scale: str) -> tuple[str, ...]:
     names = ["row"]
+    # A figure of the paper beside a small run is no like for like, and the heading says so.
+    published = "published" if scale == "paper" else "published, at the paper's budget"
     for metric in table.metrics:
         unit = f" [{metric.unit}]" if metric.unit else ""
         better = "↑" if metric.higher_is_better else "↓"
-        names += [f"{metric.label}{unit} {better}"] + (["published"] if _published(table, metric) else [])
+        names += [f"{metric.label}{unit} {better}"] + ([published] if _published(table, metric) else [])
     return (*names, *_BUDGET)
 
 
@@ -185,10 +189,10 @@ def _notes(
     cells = [(row, runs.get((row.name, scale), Runs())) for row in rows]
     done = [run for _, cell in cells for run in cell.runs.values()]
     data = {
-        f"{item.get('name', 'data')}: {item['note']}"
+        f"{item.get('name', 'data')}: {item['remark']}"
         for run in done
         for item in run["data"]
-        if item.get("note")
+        if item.get("remark")
     }
     read = {f"Published: {row.source}." for row in rows if row.source and row.published}
     dirty = any((run["git"] or {}).get("dirty") for run in done)

@@ -185,7 +185,7 @@ def table_of_two(**changes):
 def test_markdown_cells():
     text = render(table_of_two(), runs({"lin": [0.9, 0.91, 0.92]}), format="md")
     lines = text.splitlines()
-    assert "| row | accuracy [%] ↑ | published | steps | params | time |" in lines
+    assert "| row | accuracy [%] ↑ | published, at the paper's budget | steps | params | time |" in lines
     assert "| lin | 91.00 ± 1.00 (3) | 86.5 (sCIFAR) | 480 | 26,122 | 51 s |" in lines
     assert "| inv | not run | 88 ± 0.3 |  |  |  |" in lines
     assert "| NOT RUN | lin leads | inv < lin | no run of inv |" in lines
@@ -193,7 +193,7 @@ def test_markdown_cells():
 
 
 def test_notes_name_the_variant_of_the_data_and_what_failed():
-    data = [{"name": "mnist", "note": "14x14, first 8000 images"}]
+    data = [{"name": "mnist", "remark": "14x14, first 8000 images"}]
     records = [
         record(row="lin", metrics={"m": 0.9}, data=data, git={"commit": "a", "dirty": True}, steps=480),
         record(id="2", row="lin", seed=1, metrics={"m": 0.9}, data=data, steps=960),
