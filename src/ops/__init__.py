@@ -16,3 +16,5 @@ from .pairs import log_mobius as log_mobius
 from .pairs import multiply as multiply
 from .pairs import phi1 as phi1
 from .pairs import to_pair as to_pair
+from .processes import sum_over_processes as sum_over_processes
+from .processes import world_size as world_size

@@ -12,7 +12,8 @@ import eigenzoo.harness.training as training
 from eigenzoo.harness.run import Outcome
 
 # 45 = 4 whole batches of 10 and one of 5, which does not divide by 2.
-WORDS = ("data.count=45", "model.block.dropout=0")
+# Batch norm is the harder case: its statistics must be those of both processes' samples together.
+WORDS = ("data.count=45", "model.block.dropout=0", "model.block.norm=batch")
 DDP = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ...ops import sum_over_processes, world_size
 from .initialisation import check_choice
 
 
@@ -130,8 +131,8 @@ class MaskedBatchNorm(nn.Module):
     """BatchNorm over (batch, length) whose statistics leave the padding out.
 
     In training `y = (x - mean) / sqrt(var + eps) * weight + bias` with mean and variance over the valid
-    positions of the batch; the running values (unbiased variance, momentum 0.1) serve in eval mode. Under
-    data parallelism the statistics are those of each process.
+    positions of the batch; the running values (unbiased variance, momentum 0.1) serve in eval mode. In a
+    distributed run the statistics are those of the global batch, over all processes.
     """
 
     running_mean: Tensor
@@ -148,14 +149,15 @@ class MaskedBatchNorm(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch length dim"], mask: Float[Tensor, "batch length 1"] | None = None
     ) -> Float[Tensor, "batch length dim"]:
-        if mask is None or not self.training:
+        if not self.training or (mask is None and world_size() == 1):
             flat = x.flatten(0, 1)
             state = (self.running_mean, self.running_var, self.weight, self.bias)
             return F.batch_norm(flat, *state, self.training, self.momentum, self.eps).view_as(x)
-        count = mask.sum()
-        mean = (x * mask).sum((0, 1)) / count
+        mask = x.new_ones(*x.shape[:2], 1) if mask is None else mask
+        count = sum_over_processes(mask.sum())
+        mean = sum_over_processes((x * mask).sum((0, 1))) / count
         centred = x - mean
-        var = (centred.square() * mask).sum((0, 1)) / count
+        var = sum_over_processes((centred.square() * mask).sum((0, 1))) / count
         with torch.no_grad():
             unbiased = var * count / (count - 1).clamp(min=1)
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
