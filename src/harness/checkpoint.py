@@ -9,6 +9,7 @@ import os
 import signal
 import time
 import warnings
+import zipfile
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -42,6 +43,11 @@ def load(path: Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickles of another make; the unpickler itself decides
+            with zipfile.ZipFile(
+                path
+            ) as file:  # torch does not look at the sums: flipped bits would pass as weights
+                if (name := file.testzip()) is not None:
+                    raise zipfile.BadZipFile(f"the sum of its part '{name}' is wrong")
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes lead the unpickler into errors of any kind
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -59,7 +65,8 @@ def latest(folder: Path) -> tuple[Path | None, list[str]]:
         path = folder / name
         if path.exists():
             try:
-                if missing := [k for k in NEEDED if k not in load(path)]:
+                content = load(path)
+                if missing := [k for k in NEEDED if k not in content]:
                     raise StorageError(f"{path} is damaged or of something else: it has no '{missing[0]}'")
                 return path, remarks
             except StorageError as error:
@@ -110,29 +117,21 @@ class RunCheckpoint(Checkpoint):
         self.folder, self.monitor, self.every_s = folder, monitor, every_s
         self.sign = 1.0 if higher_is_better else -1.0
         self.best: float | None = None
-        self._validation: dict[str, float] = {}
         self._stopping = self._between_epochs = self._fresh_epoch = False
         self._saved_at = time.monotonic()
         self._signal: int | None = None
         self._former: dict[int, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        facts = {
-            "validation": self._validation,
-            "stopping": self._stopping,
-            "between_epochs": self._between_epochs,
-        }
-        return {"best": self.best, **facts}
+        return {"best": self.best, "stopping": self._stopping, "between_epochs": self._between_epochs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
-        self._validation, self._stopping = state_dict["validation"], state_dict["stopping"]
+        self._stopping = state_dict["stopping"]
         self._fresh_epoch = state_dict["between_epochs"]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # A run that was killed after its last validation still has to report it, and one that was stopping to stop.
-        trainer.callback_metrics.update({k: torch.tensor(v) for k, v in self._validation.items()})
-        trainer.should_stop |= self._stopping
+        trainer.should_stop |= self._stopping  # a run that was killed while it was stopping early
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # After Lightning has set its own: its handler would only stop at the epoch's end.
@@ -154,14 +153,9 @@ class RunCheckpoint(Checkpoint):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         value = trainer.callback_metrics.get(self.monitor)
-        if (
-            trainer.sanity_checking
-            or value is None
-            or not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-        ):
+        if trainer.sanity_checking or value is None:
             return
         score = float(value)
-        self._validation = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
         if self.best is None or self.sign * score > self.sign * self.best:
             self.best = score
             if trainer.is_global_zero:

@@ -52,10 +52,11 @@ def damage(path: Path, kind: str) -> None:
         path.write_bytes(b"")
     elif kind == "garbage":
         path.write_bytes(os.urandom(5000))
-    elif kind == "flipped":
-        middle = len(content) // 2
+    elif kind == "flipped":  # in the middle of a weight, which is as good a number as any other
+        weights = max(load(path)["state_dict"].values(), key=lambda w: w.numel()).numpy().tobytes()
+        middle = content.index(weights) + len(weights) // 2
         path.write_bytes(
-            content[:middle] + bytes(b ^ 255 for b in content[middle : middle + 64]) + content[middle + 64 :]
+            content[:middle] + bytes(b ^ 255 for b in content[middle : middle + 8]) + content[middle + 8 :]
         )
     elif kind == "code":
         torch.save({"global_step": 6, "state_dict": Evil(path.parent / "mark")}, path)
