@@ -55,6 +55,7 @@ def train(composed: Composed, folder: RunFolder, console: Console) -> dict[str, 
     for remark in remarks:
         console.print(remark, soft_wrap=True)
     trainer, clock, log = _trainer(config, folder, task, console)
+    _check_validated(config, trainer, data)
     done = None if start is None else int(checkpoint.load(start)["global_step"])
     log.rewind(done or 0)
     _announce(composed, folder, trainer, model, data, done, console)
@@ -153,6 +154,22 @@ def _logger_facts(node: Mapping[str, Any], config: Mapping[str, Any], folder: Pa
     return {"save_dir": str(folder)} if name in ("CSVLogger", "MLFlowLogger") else {}
 
 
+def _batches(trainer: pl.Trainer, data: Any) -> int:
+    """Training batches of an epoch."""
+    batches, limit = -(-data.counts["train"] // data.batch_size), trainer.limit_train_batches
+    return min(batches, limit) if isinstance(limit, int) else max(1, int(batches * limit))
+
+
+def _check_validated(config: Mapping[str, Any], trainer: pl.Trainer, data: Any) -> None:
+    """The best weights need at least one validation before the last step."""
+    few = 0 < trainer.max_steps * trainer.accumulate_grad_batches < _batches(trainer, data)
+    if config["test_weights"] == "best" and few and trainer.val_check_interval == 1.0:
+        raise ConfigError(
+            f"trainer.max_steps: {trainer.max_steps} steps end before the first validation, which chooses the best "
+            "weights; set test_weights=last, or trainer.val_check_interval to fewer batches"
+        )
+
+
 def _announce(
     composed: Composed, folder: RunFolder, trainer: pl.Trainer, model: Any, data: Any, done: int | None,
     console: Console,
@@ -161,10 +178,7 @@ def _announce(
     from .run import changes
 
     config, count = composed.config, _count(model)
-    batches = -(-data.counts["train"] // data.batch_size)
-    limit = trainer.limit_train_batches
-    batches = min(batches, limit) if isinstance(limit, int) else max(1, int(batches * limit))
-    steps = batches * (trainer.max_epochs or 1)
+    steps = _batches(trainer, data) * (trainer.max_epochs or 1)
     steps = min(steps, trainer.max_steps) if trainer.max_steps > 0 else steps
     device = trainer.strategy.root_device
     here = device_name(device)

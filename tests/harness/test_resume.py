@@ -9,6 +9,7 @@ from lab import assert_same_end, bombed, extra_callback, go, log, place, toy
 
 import eigenzoo.harness.run as run_module
 import eigenzoo.harness.training as training
+from eigenzoo.errors import ConfigError
 from eigenzoo.harness.run import Outcome
 
 VARIANTS = {
@@ -142,3 +143,10 @@ def test_the_best_weights_survive_a_kill(whole: dict[str, Outcome], tmp_path: Pa
     done, _ = go(words)
     assert torch.load(done.folder / "best.ckpt", weights_only=True)["val/accuracy"] >= score
     assert done.record["weights"] == "best"
+
+
+def test_best_weights_that_no_validation_could_choose_are_told_before_the_first_step(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="3 steps end before the first validation"):
+        go(toy(tmp_path / "late", "trainer.max_steps=3"))
+    inside, _ = go(toy(tmp_path / "inside", "trainer.max_steps=3", "trainer.val_check_interval=2"))
+    assert inside.record["weights"] == "best" and (inside.folder / "best.ckpt").exists()
