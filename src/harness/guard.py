@@ -62,7 +62,7 @@ class FiniteGuard(pl.Callback):
         raise NonFiniteError(
             f"step {step} (epoch {trainer.current_epoch}): the loss is not finite "
             f"({', '.join(terms) or 'its backward scale'}); {self._origin(task)}. "
-            "The last good checkpoint is kept."
+            "What was saved before is kept."
         )
 
     def _origin(self, task: Any) -> str:
