@@ -27,6 +27,17 @@ from .words import duration
 STOPPED = "stopped by a signal; the same command goes on where it was"
 
 
+@contextmanager
+def on_stop(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """While open, SIGTERM and the keyboard's interrupt go to `handler`."""
+    former = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, before in former.items():
+            signal.signal(number, before)
+
+
 @dataclass(frozen=True)
 class Job:
     """The words of one `train` command line; `label` is what a person reads."""
@@ -59,12 +70,8 @@ class Children:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        former = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
+        with on_stop(self._stop):
             yield
-        finally:
-            for number, handler in former.items():
-                signal.signal(number, handler)
         if self.stopped:
             raise Interrupted(STOPPED)
 

@@ -21,7 +21,7 @@ from . import schema
 from .compose import Composed, compose
 from .folder import read_json, write_text
 from .identity import flatten
-from .jobs import STOPPED, Children, Job, command, compose_all, record_of
+from .jobs import STOPPED, Children, Job, command, compose_all, on_stop, record_of
 from .words import normalise
 
 _FOLDER = "EIGENZOO_SWEEP_CONFIG_DIR"  # the launcher's processes inherit both
@@ -38,7 +38,9 @@ def sweep(words: Sequence[str], folder: str | None = None) -> int:
     """
     jobs = [Job(tuple(job), _plain(job)) for job in expand(words)]
     composed = compose_all(jobs, folder)
-    _check_hydra(jobs[0].words, folder)
+    # Only a choice of files can reach Hydra's own node, so each set of choices is looked at once.
+    for choices in dict.fromkeys(tuple(w for w in job.words if not w.startswith("++")) for job in jobs):
+        _check_hydra(choices, folder)
     place = _Place(_folder_of_sweep(words))
     os.environ[_SIZE] = str(len(jobs))
     os.environ.pop(_FOLDER, None)
@@ -177,15 +179,12 @@ class _Place:
     @contextmanager
     def stops_on_signal(self) -> Iterator[None]:
         """While open, SIGTERM and the keyboard's interrupt stop the jobs of this machine resumably."""
-        former = {number: signal.signal(number, self._stop_all) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        except SystemExit:  # Hydra's way to report a launcher that broke off
-            if not self.stopped:
-                raise
-        finally:
-            for number, handler in former.items():
-                signal.signal(number, handler)
+        with on_stop(self._stop_all):
+            try:
+                yield
+            except SystemExit:  # Hydra's way to report a launcher that broke off
+                if not self.stopped:
+                    raise
 
     def _stop_all(self, number: int, frame: Any) -> None:
         self.stop()

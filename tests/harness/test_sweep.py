@@ -104,9 +104,10 @@ def test_a_folder_of_one_s_own_may_be_swept(children, capsys, tmp_path):
 def test_a_config_cannot_have_hydra_run_a_program(node, children, capsys, tmp_path):
     evil = {"defaults": ["s4d_digits", "_self_"], "experiment_name": "evil", "hydra": node}
     own = config_folder(tmp_path / "own", experiment__evil=evil)
-    answer = ask(f"train -m experiment=evil seed=0,1 --config-dir {own}", capsys)
-    assert answer.code == 2 and "is nothing that a config may run" in answer.err
-    assert children.calls == []
+    for experiments in ("evil", "s4d_digits,evil"):
+        answer = ask(f"train -m experiment={experiments} seed=0,1 --config-dir {own}", capsys)
+        assert answer.code == 2 and "is nothing that a config may run" in answer.err
+        assert children.calls == []
 
 
 def test_the_sweep_s_folder_can_be_named_and_used_again(children, capsys):
