@@ -26,8 +26,7 @@ drawn with E|C|^2 = 1 in every row.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Complex, Float
@@ -46,13 +45,14 @@ from ...ops import (
     vandermonde,
     vandermonde_transpose,
 )
+from .caching import ParameterCache
 from .initialisation import DiagonalInit as DiagonalInit
 from .initialisation import check_choice
 
 _TRAINABLE = ("A", "B", "dt")
 
 
-class S4D(nn.Module):
+class S4D(ParameterCache):
     """`dim` independent diagonal state-space models, one per channel: (batch, length, dim) in and out.
 
     Args:
@@ -104,11 +104,11 @@ class S4D(nn.Module):
         self.dim, self.state_dim, self.copies = dim, state_dim, copies or dim
         self.discretisation, self.bidirectional = discretisation, bidirectional
         self.bandlimit: float | None = None
-        self._cache: dict[str, tuple[tuple, Any]] = {}
         self._make_parameters(dt, trainable)
 
     def _make_parameters(self, dt: Sequence[float], trainable: Sequence[str]) -> None:
         real, imag, b = self.init.spectrum(self.state_dim, self.copies)
+        self.modes = real.shape[-1]
         low, high = math.log(dt[0]), math.log(dt[1])
         step = torch.exp(low + (high - low) * torch.rand(self.dim, dtype=torch.float64, device="cpu"))
         self._store("log_dt", self.init.encode_dt(step), "dt" in trainable)
@@ -117,7 +117,7 @@ class S4D(nn.Module):
         parts = 1 if self.init.is_real else 2
         b = torch.stack([b, torch.zeros_like(b)], dim=-1)[..., :parts]
         self._store("B", b, "B" in trainable)
-        c = torch.randn(1 + self.bidirectional, self.dim, self.state_dim // 2, parts) / math.sqrt(parts)
+        c = torch.randn(1 + self.bidirectional, self.dim, self.modes, parts) / math.sqrt(parts)
         self.C = nn.Parameter(c)
         self.D = nn.Parameter(torch.randn(self.dim))
 
@@ -186,7 +186,7 @@ class S4D(nn.Module):
         if length < 1:
             raise ValueError(f"length is {length}, S4D needs at least one sample")
         self._check_rate(rate)
-        return self._cached("kernel", (length, rate), lambda: self._kernel(length, rate))
+        return self._cached("kernel", (length, rate, self.bandlimit), lambda: self._kernel(length, rate))
 
     def _kernel(self, length: int, rate: float) -> Tensor:
         log_abar, bbar = self.discretise(rate)
@@ -248,7 +248,7 @@ class S4D(nn.Module):
     def initial_state(self, batch: int) -> Complex[Tensor, "batch dim modes"]:
         """The zero state of the recurrence."""
         self._check_recurrent()
-        shape = (batch, self.dim, self.state_dim // 2)
+        shape = (batch, self.dim, self.modes)
         return torch.zeros(shape, dtype=self._dtype.to_complex(), device=self.C.device)
 
     def step(
@@ -257,7 +257,7 @@ class S4D(nn.Module):
         """One sample of the recurrence: `(y_t, new state)`; equal to `forward` for causal layers."""
         self._check_recurrent()
         self._check_rate(rate)
-        abar, bbar, c = self._cached("step", (rate,), lambda: self._step_matrices(rate))
+        abar, bbar, c = self._cached("step", (rate, self.bandlimit), lambda: self._step_matrices(rate))
         state = abar * state + bbar * u_t.unsqueeze(-1)
         y = 2 * (c * state).real.sum(-1)
         return (y + self.D * u_t).to(u_t.dtype), state
@@ -278,33 +278,6 @@ class S4D(nn.Module):
             raise ValueError("bidirectional is True: states and steps need a causal layer")
         if self.discretisation == "dss":
             raise ValueError("discretisation is 'dss', its kernel depends on the length: no states or steps")
-
-    def _cached(self, name: str, key: tuple, compute: Callable[[], Any]) -> Any:
-        sources = [*self.parameters(recurse=False), *self.buffers(recurse=False)]
-        if (
-            self.training
-            or torch.is_grad_enabled()
-            or torch.compiler.is_compiling()
-            or any(t.is_meta or t.is_inference() for t in sources)
-        ):
-            return compute()
-        key = (*key, self.bandlimit, torch.is_inference_mode_enabled())
-        key += tuple((t.data_ptr(), t._version, t.dtype, t.device) for t in sources)
-        if name not in self._cache or self._cache[name][0] != key:
-            self._cache[name] = (key, compute())
-        return self._cache[name][1]
-
-    def train(self, mode: bool = True) -> "S4D":
-        self._cache.clear()
-        return super().train(mode)
-
-    def _apply(self, fn, recurse: bool = True) -> "S4D":
-        self._cache.clear()
-        return super()._apply(fn, recurse)
-
-    def _load_from_state_dict(self, *args) -> None:
-        self._cache.clear()
-        super()._load_from_state_dict(*args)
 
     def extra_repr(self) -> str:
         return (
