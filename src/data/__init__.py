@@ -11,6 +11,16 @@ _HOMES = {
     "SequentialCIFAR10": "images",
     "SpeechCommands": "speech",
     "BIDMC": "bidmc",
+    "GeneratedData": "generated",
+    "GeneratedLoader": "generated",
+    "Delay": "signals",
+    "Reconstruct": "signals",
+    "Copying": "signals",
+    "Sinusoid": "signals",
+    "CharacterIMDb": "text",
+    "AANRetrieval": "retrieval",
+    "ListOps": "listops_set",
+    "ListOpsSpec": "listops_generator",
 }
 
 __all__ = sorted(_HOMES)

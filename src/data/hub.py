@@ -25,6 +25,8 @@ log = logging.getLogger("eigenzoo.data")
 # One try, and short: a machine without network is told so in seconds.
 PROBE_SECONDS = 5.0
 CHUNK = 1 << 20
+# Sets that are never a folder of files: by their source, the words before their revision.
+NO_FILES = {"package": "it ships with", "generated": "it is"}
 
 
 def data_folders(name: str) -> list[Path]:
@@ -38,10 +40,13 @@ def data_folders(name: str) -> list[Path]:
 def part_files(spec: DataSpec, folder: Path, part: str) -> list[Path]:
     """The files of a part in name order; [] where the folder does not hold it.
 
-    A part is a split (`<part>-*.parquet` at any depth, as the hub lays them out) or a file of `spec.urls`.
+    A part is a split (`<part>-*.parquet` at any depth, as the hub lays them out), a file of `spec.urls`, or a
+    pattern of files of an archive.
     """
     if spec.source == "hub":
         return sorted(folder.rglob(f"{part}-*.parquet"))
+    if spec.source == "manual":
+        return sorted(folder.glob(part))
     return [folder / part] if (folder / part).is_file() else []
 
 
@@ -53,6 +58,8 @@ def parts(spec: DataSpec) -> tuple[str, ...]:
 def locate(name: str) -> Path | None:
     """The folder that holds the complete set, without using the network; None where there is none.
 
+    Of an archive that is unpacked by hand, any one of its parts will do.
+
     Raises:
         DataError: the name is not known.
     """
@@ -60,9 +67,9 @@ def locate(name: str) -> Path | None:
     folders = data_folders(name)
     if spec.source == "hub" and (snapshot := _snapshot(spec, local=True)) is not None:
         folders.append(snapshot)
-    wanted = parts(spec)
-    complete = (folder for folder in folders if wanted and all(part_files(spec, folder, p) for p in wanted))
-    return next(complete, None)
+    wanted, enough = parts(spec), any if spec.source == "manual" else all
+    held = (folder for folder in folders if wanted and enough(part_files(spec, folder, p) for p in wanted))
+    return next(held, None)
 
 
 def require(name: str) -> Path:
@@ -72,21 +79,42 @@ def require(name: str) -> Path:
         DataError: no data; names the hub id, the folders tried and the command that fetches it.
     """
     spec = get_spec(name)
+    _refuse_fileless(spec)
     if (folder := locate(name)) is not None:
         return folder
     if spec.source == "hub":
         return fetch(name)
-    raise DataError(_absent(spec))
+    raise DataError(absent(spec))
 
 
-def _absent(spec: DataSpec, reason: str = "") -> str:
+def _refuse_fileless(spec: DataSpec) -> None:
+    if spec.source in NO_FILES:
+        raise DataError(f"'{spec.name}' needs no download: {NO_FILES[spec.source]} {spec.revision}")
+
+
+def absent(spec: DataSpec, reason: str = "") -> str:
+    """The sentence that the set is not here: its origin, the folders tried and how to get it.
+
+    Args:
+        spec: of the set.
+        reason: what else is to be said of the search.
+    """
     own = os.environ.get("EIGENZOO_DATA", "not set")
     tried = ", ".join(str(folder) for folder in data_folders(spec.name))
     origin = f"hub id {spec.hub_id}" if spec.source == "hub" else spec.url
     return (
         f"no data for '{spec.name}' ({origin}): tried {tried} (EIGENZOO_DATA is {own})"
-        + (f" and the hub ({reason})" if reason else "")
-        + f"; the folder must hold {spec.layout}; fetch it with: eigenzoo data fetch {spec.name}"
+        + reason
+        + f"; the folder must hold {spec.layout}; {_remedy(spec)}"
+    )
+
+
+def _remedy(spec: DataSpec) -> str:
+    if spec.source != "manual":
+        return f"fetch it with: eigenzoo data fetch {spec.name}"
+    return (
+        f"it is not fetched by this command or any other: download {spec.revision} by hand (its address is "
+        f"in the README of {spec.url}), unpack it and move these folders into {data_folders(spec.name)[0]}"
     )
 
 
@@ -97,12 +125,13 @@ def fetch(name: str) -> Path:
         DataError: no network, or a download that is not what it should be.
     """
     spec = get_spec(name)
-    if spec.source == "package":
-        raise DataError(f"'{name}' needs no download: it ships with {spec.revision}")
+    _refuse_fileless(spec)
     if (folder := locate(name)) is not None:
         return folder
+    if spec.source == "manual":
+        raise DataError(absent(spec))
     if fault := _hub_fault() if spec.source == "hub" else unreachable(next(iter(spec.urls.values()))):
-        raise DataError(_absent(spec, fault))
+        raise DataError(absent(spec, f" and the network ({fault})"))
     folder = _snapshot(spec, local=False) if spec.source == "hub" else _download_all(spec)
     if folder is None or locate(name) is None:
         raise DataError(f"'{name}': what was fetched to {folder} is not {spec.layout}")
@@ -156,7 +185,7 @@ def _snapshot(spec: DataSpec, local: bool) -> Path | None:
     except (OSError, ValueError) as error:
         if local:
             return None
-        raise DataError(_absent(spec, str(error).splitlines()[0])) from error
+        raise DataError(absent(spec, f" and the hub ({str(error).splitlines()[0]})")) from error
 
 
 def _download_all(spec: DataSpec) -> Path:
@@ -236,11 +265,13 @@ def verify(name: str) -> list[dict[str, Any]]:
         from .digits import read_digits
 
         return [read_digits()[2]]
+    _refuse_fileless(spec)
     if (folder := locate(name)) is None:
-        raise DataError(_absent(spec))
+        raise DataError(absent(spec))
     if spec.tree:
         return [tree_identity(spec, folder)]
-    return [identify(spec, part, part_files(spec, folder, part)) for part in parts(spec)]
+    held = {part: part_files(spec, folder, part) for part in parts(spec)}
+    return [identify(spec, part, files) for part, files in held.items() if files]
 
 
 def tree_identity(spec: DataSpec, folder: Path) -> dict[str, Any]:
@@ -258,7 +289,7 @@ def list_sets() -> list[dict[str, str]]:
     return [
         {
             "name": spec.name,
-            "where": spec.revision if spec.source == "package" else str(locate(spec.name) or ""),
+            "where": spec.revision if spec.source in NO_FILES else str(locate(spec.name) or ""),
             "sizes": ", ".join(f"{split} {count}" for split, count in spec.sizes.items()),
             "licence": spec.licence,
             "source": spec.hub_id if spec.source == "hub" else spec.url,

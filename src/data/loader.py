@@ -6,7 +6,7 @@ samples, from the r-th on. No worker processes, no state but (epoch, skip): a ru
 from any batch.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,7 @@ class TensorLoader:
         shuffle: a permutation of (seed, epoch) as order; otherwise the order of the tensors.
         seed: of the permutations.
         rank, world: this process, and how many there are.
+        prepare: applied to every batch, a pure function of it (bytes to floating point, say).
     """
 
     # Lightning looks for both `sampler` and `batch_sampler`.
@@ -52,6 +53,7 @@ class TensorLoader:
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
+        prepare: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
     ):
         counts = {name: len(tensor) for name, tensor in tensors.items()}
         if len(set(counts.values())) != 1 or 0 in counts.values():
@@ -68,6 +70,7 @@ class TensorLoader:
             rank,
             world,
         )
+        self.prepare = prepare
         self.count = next(iter(counts.values()))
         self.device = next(iter(tensors.values())).device
         self.epoch = self.skip = 0
@@ -110,7 +113,7 @@ class TensorLoader:
         batch["weight"] = self._weight(present * self.world / len(rows))
         if not self.shuffle:
             batch["mask"] = torch.full((len(mine),), present > 0, device=self.device)
-        return batch
+        return batch if self.prepare is None else self.prepare(batch)
 
     def _weight(self, value: float) -> Tensor:
         # An epoch has at most two different weights: each is copied to the device once, not at every step.

@@ -13,6 +13,7 @@ from .loader import TensorLoader
 
 Splits = dict[str, dict[str, Tensor]]
 SPLITS = ("train", "val", "test")
+IGNORED = -100  # label of a position that does not count, where labels are per position
 
 
 class TensorData(L.LightningDataModule):
@@ -63,6 +64,14 @@ class TensorData(L.LightningDataModule):
         """Adds an entry (`name`, `revision`, `sha256`, optionally `remark`) to the provenance."""
         self._provenance.append(dict(source))
 
+    def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the loaders do to every batch, on its device; here nothing.
+
+        For splits that are stored small (bytes) and handed out as floating point. A pure function of the
+        batch: it draws nothing, so that a resumed run sees the batches of the uninterrupted one.
+        """
+        return batch
+
     @property
     def provenance(self) -> list[dict[str, Any]]:
         """What was read, after `setup`: one entry per source with `name`, `revision`, `sha256`."""
@@ -85,6 +94,7 @@ class TensorData(L.LightningDataModule):
             splits = self.load()
             for split, tensors in splits.items():
                 check_split(self.name, split, tensors, self.sizes["dim_out"])
+                check_sequences(self.name, split, tensors, self.sizes)
             self.splits = splits
         if "val" not in self.splits and self.trainer is not None:
             # To Lightning an empty loader is a mistake; this is how it is told that there is no validation.
@@ -116,7 +126,15 @@ class TensorData(L.LightningDataModule):
                 device = self.trainer.strategy.root_device
                 tensors = self.splits[split] = {k: t.to(device) for k, t in tensors.items()}
         train = split == "train"
-        return TensorLoader(tensors, batch_size, shuffle=train, seed=self.seed, rank=rank, world=world)
+        return TensorLoader(
+            tensors,
+            batch_size,
+            shuffle=train,
+            seed=self.seed,
+            rank=rank,
+            world=world,
+            prepare=self.prepare,
+        )
 
     def state_dict(self) -> dict[str, int]:
         """{"epoch", "done"}: the epoch of the next training batch and the batches of it that are behind."""
@@ -143,8 +161,8 @@ class TensorData(L.LightningDataModule):
 def check_split(name: str, split: str, tensors: Mapping[str, Tensor], classes: int) -> None:
     """Raises DataError, naming set, split and first bad index, unless the split can be trained on.
 
-    Checked: at least one sample, equally many rows in all tensors, whole-number labels in 0 .. classes-1, no
-    NaN and no infinity in floating tensors.
+    Checked: at least one sample, equally many rows in all tensors, whole-number labels in 0 .. classes-1
+    (labels per position also -100: does not count), no NaN and no infinity in floating tensors.
     """
     counts = {key: len(tensor) for key, tensor in tensors.items()}
     if 0 in counts.values():
@@ -160,10 +178,39 @@ def check_split(name: str, split: str, tensors: Mapping[str, Tensor], classes: i
                 )
     labels = tensors.get("y")
     if labels is not None and not labels.is_floating_point():
-        bad = (labels < 0) | (labels >= classes)
+        bad = ((labels < 0) | (labels >= classes)) & ((labels != IGNORED) | (labels.ndim == 1))
         if bad.any():
             index = int(bad.nonzero()[0, 0])
             raise DataError(
                 f"'{name}', split '{split}', sample {index}: label {labels[index].tolist()} is not in "
                 f"0 .. {classes - 1}"
             )
+
+
+def check_sequences(name: str, split: str, tensors: Mapping[str, Tensor], sizes: Mapping[str, int]) -> None:
+    """Raises DataError, naming set, split and first bad sample: empty or over-long sequences, unknown tokens.
+
+    `lengths` must lie in 1 .. the padded length of `x`, and where `sizes` has a `vocabulary`, the tokens `x`
+    in 0 .. vocabulary-1, the padding's too.
+    """
+    lengths, x = tensors.get("lengths"), tensors.get("x")
+    if x is None:
+        return
+    if lengths is not None:
+        longest = x.shape[lengths.ndim]
+        _first_bad(
+            name, split, lengths, (lengths < 1) | (lengths > longest), f"length {{}} is not in 1 .. {longest}"
+        )
+    if "vocabulary" in sizes:
+        lowest, highest = (int(value) for value in x.aminmax())
+        if lowest < 0 or highest >= sizes["vocabulary"]:
+            bad = (x.long() < 0) | (x.long() >= sizes["vocabulary"])
+            _first_bad(
+                name, split, x, bad, f"token {{}} is not in the vocabulary 0 .. {sizes['vocabulary'] - 1}"
+            )
+
+
+def _first_bad(name: str, split: str, values: Tensor, bad: Tensor, text: str) -> None:
+    if bad.any():
+        at = bad.nonzero()[0].tolist()
+        raise DataError(f"'{name}', split '{split}', sample {at[0]}: {text.format(int(values[tuple(at)]))}")

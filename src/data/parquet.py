@@ -1,4 +1,4 @@
-"""Image sets in parquet files of the hub's schema, read through `datasets` and decoded in bulk to uint8."""
+"""Sets in parquet files of the hub's schema, read through `datasets`; images are decoded in bulk to uint8."""
 
 import hashlib
 import io
@@ -87,11 +87,13 @@ def decode_images(
 
 
 def content_digest(spec: DataSpec, split: str, files: Sequence[Path]) -> str:
-    """sha256 over the content in row order: decoded bytes or image files, whichever the spec says."""
-    images = read_columns(spec, split, files, None)[spec.columns[0]]
+    """sha256 over the content in row order: decoded bytes, image files or texts, whichever the spec says."""
+    rows = read_columns(spec, split, files, None)[spec.columns[0]]
+    if spec.content == "text":
+        return hashlib.sha256(b"".join((text or "").encode() + b"\0" for text in rows)).hexdigest()
     if spec.content == "images":
-        return hashlib.sha256(b"".join(images)).hexdigest()
-    return hashlib.sha256(decode_images(spec, split, images).numpy().tobytes()).hexdigest()
+        return hashlib.sha256(b"".join(rows)).hexdigest()
+    return hashlib.sha256(decode_images(spec, split, rows).numpy().tobytes()).hexdigest()
 
 
 def load_images(

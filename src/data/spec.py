@@ -17,18 +17,21 @@ class DataSpec:
 
     Attributes:
         name: of the set, of its folder under `EIGENZOO_DATA` and of `eigenzoo data fetch NAME`.
-        source: `hub` (parquet files of a dataset repository), `files` (the original files by URL) or
-            `package` (ships with a dependency).
-        hub_id, revision: of the repository, or of the package.
+        source: `hub` (parquet files of a dataset repository), `files` (the original files by URL), `manual`
+            (an archive that is too large to be fetched unasked: downloaded by hand), `package` (ships with a
+            dependency) or `generated` (made on the machine from a seed).
+        hub_id, revision: of the repository, of the package, of the archive or of the generator.
         sizes: samples per split, as far as published.
         digests: part -> {sha256: remark}, every digest of it that is known. The part is a split (`hub`), a
             file (`files`) or `all`. A digest is over the bytes of the part's files in the order of their
             names or, for a re-packed copy, over its content in row order, see `content`. The remark of an
             unaltered copy is empty, that of a variant says what is different and is printed with results.
-        content: what a content digest is over: `pixels` (decoded, uint8) or `images` (the image files).
+        content: what a content digest is over: `pixels` (decoded, uint8), `images` (the image files) or
+            `text` (UTF-8, each row ended by a zero byte).
         columns: needed in the parquet files.
         urls: path in the set's folder -> address (`source="files"`).
-        needs: files that a complete folder has to hold (`source="files"`).
+        needs: files that a complete folder has to hold (`source="files"`); of an archive whose parts serve
+            different tasks, patterns of which one will do (`source="manual"`).
         tree: pattern of the files of an unpacked archive; they are identified by names and sizes.
         layout: what a folder under `EIGENZOO_DATA` has to hold.
         licence, citation, url, note: for people.
@@ -73,6 +76,30 @@ def _bidmc(target: str, record: int) -> DataSpec:
             for part in ("TRAIN", "TEST")
         },
         note="PPG and ECG, 2 channels of 4000 steps (32 s at 125 Hz); a regression target per sample",
+    )
+
+
+LRA_LICENCE = "Apache-2.0 (the benchmark's code; its texts keep their own terms)"
+LRA_CITATION = "Tay et al., Long Range Arena, ICLR 2021, arXiv 2011.04006"
+LRA_URL = "https://github.com/google-research/long-range-arena"
+LRA_PARTS = (
+    *(f"listops-1000/basic_{split}.tsv" for split in ("train", "val", "test")),
+    *(f"tsv_data/new_aan_pairs.{split}.tsv" for split in ("train", "eval", "test")),
+    *(f"pathfinder{side}/curv_contour_length_14/metadata/*.npy" for side in (32, 64, 128, 256)),
+)
+
+
+def _generated(name: str, sizes: Mapping[str, int], note: str) -> DataSpec:
+    return DataSpec(
+        name=name,
+        source="generated",
+        revision="generated from a seed",
+        sizes=sizes,
+        licence="free: made on the machine",
+        citation=LRA_CITATION,
+        url=LRA_URL,
+        layout="none: generated where it is needed",
+        note=note,
     )
 
 
@@ -167,6 +194,47 @@ _TABLE = (
     _bidmc("HR", 4001456),
     _bidmc("RR", 4001463),
     _bidmc("SpO2", 4001464),
+    DataSpec(
+        name="imdb",
+        source="hub",
+        hub_id="stanfordnlp/imdb",
+        revision="e6281661ce1c48d982bc483cf8a173c1bbeb5d31",
+        sizes={"train": 25000, "test": 25000},
+        licence="not stated (the hub says: other)",
+        citation="Maas et al., Learning word vectors for sentiment analysis, ACL 2011",
+        url="https://huggingface.co/datasets/stanfordnlp/imdb",
+        layout=PARQUET,
+        content="text",
+        digests={
+            "train": {"db47d16b5c297cc0dd625e519c81319c24c9149e70e8496de5475f6fa928342c": UNALTERED},
+            "test": {"b52e26e2f872d282ffac460bf9770b25ac6f102cda0e6ca7158df98c94e8b3da": UNALTERED},
+        },
+        columns=("text", "label"),
+        note="film reviews, negative or positive; read as characters: the Text task of the Long Range Arena",
+    ),
+    DataSpec(
+        name="lra",
+        source="manual",
+        revision="lra_release.gz",
+        sizes={},
+        licence=LRA_LICENCE,
+        citation=LRA_CITATION,
+        url=LRA_URL,
+        layout="the folders listops-1000, tsv_data and pathfinder{32,64,128,256} of the archive, or those of "
+        "them that are needed",
+        needs=LRA_PARTS,
+        note="the bundle of the Long Range Arena, several GB: ListOps, Retrieval (AAN), Pathfinder, Path-X",
+    ),
+    _generated(
+        "listops",
+        {"train": 96000, "val": 2000, "test": 2000},
+        "nested list operations, digits as classes; 500 to 2000 tokens",
+    ),
+    _generated(
+        "pathfinder",
+        {"train": 160000, "val": 20000, "test": 20000},
+        "do two circles lie on one dashed path? 32x32 (1024 steps) to 128x128 (Path-X, 16384 steps)",
+    ),
 )
 
 SPECS: Mapping[str, DataSpec] = {spec.name: spec for spec in _TABLE}

@@ -17,6 +17,19 @@ A file with several tables has `tables: [{name, title, ...}]` in place of `metri
 unique in the file. All numbers of the file (published values, bounds of claims) are in the unit shown, which
 is `factor` times what the records hold; with several metrics `published` and `published_sd` are mappings from
 the metric's name. The kinds of claims are described in `claims.py`.
+
+A file may have summaries, matrices of models and tasks with averages (see `summary.py`):
+
+    summaries:
+      - title: ...
+        columns: {ListOps: listops, Path-X: pathx}        # label: the table that it stands for
+        averages: [{name: fails as 50, fail: 50}, {name: without Path-X, without: [Path-X]}]
+        models:
+          - {name: S4D, averages: {fails as 50: 84.89}, source: ...}    # the rows `ListOps S4D`, `Path-X S4D`
+          - {name: Transformer, published: {ListOps: 36.37}, fails: [Path-X], source: ...}    # only quoted
+        notes: [...]
+
+The published cells are those of the rows, or of the model where it is only quoted; `averages` are as printed.
 """
 
 from collections.abc import Iterable, Mapping
@@ -27,6 +40,8 @@ from typing import Any
 from ..errors import ConfigError
 from .schema import config_dir
 from .stats import SCALES, collect
+from .summary import Summary, parse_summaries
+from .walk import LIST, NUMBER, TEXT, Kinds, Walker, is_kind
 from .words import near
 
 # What a claim of each kind must bound; one of the alternatives, each a set of keys.
@@ -110,6 +125,7 @@ class Paper:
     arxiv: str | None = None
     module: str | None = None
     notes: tuple[str, ...] = ()
+    summaries: tuple[Summary, ...] = ()
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -171,27 +187,25 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
 
 
-_NUMBER = (int, float)
-_TEXT, _LIST = (str,), (list,)
-_KEYS: dict[str, dict[str, tuple[type, ...]]] = {
-    "paper": {"title": _TEXT, "slug": _TEXT, "arxiv": _TEXT, "module": _TEXT, "tables": _LIST,
-              "notes": _LIST},
+_KEYS: dict[str, Kinds] = {
+    "paper": {"title": TEXT, "slug": TEXT, "arxiv": TEXT, "module": TEXT, "tables": LIST,
+              "summaries": LIST, "notes": LIST},
     "table": {
-        "name": _TEXT, "title": _TEXT, "table": _TEXT, "metrics": _LIST, "seeds": _LIST, "rows": _LIST,
-        "claims": _LIST, "notes": _LIST,
+        "name": TEXT, "title": TEXT, "table": TEXT, "metrics": LIST, "seeds": LIST, "rows": LIST,
+        "claims": LIST, "notes": LIST,
     },
     "metric": {
-        "name": _TEXT, "label": _TEXT, "unit": _TEXT, "factor": _NUMBER, "digits": (int,),
+        "name": TEXT, "label": TEXT, "unit": TEXT, "factor": NUMBER, "digits": (int,),
         "higher_is_better": (bool,),
     },
     "row": {
-        "name": _TEXT, "experiment": _TEXT, "overrides": _LIST, "published": (*_NUMBER, dict),
-        "published_sd": (*_NUMBER, dict), "published_on": _TEXT, "source": _TEXT, "seeds": _LIST,
-        "scales": _LIST,
+        "name": TEXT, "experiment": TEXT, "overrides": LIST, "published": (*NUMBER, dict),
+        "published_sd": (*NUMBER, dict), "published_on": TEXT, "source": TEXT, "seeds": LIST,
+        "scales": LIST,
     },
     "claim": {
-        "name": _TEXT, "kind": _TEXT, "of": (list, str), "metric": _TEXT, "scale": (str, list), "text": _TEXT,
-        "at_least": _NUMBER, "at_most": _NUMBER, "near": _NUMBER, "tolerance": _NUMBER, "x": _LIST,
+        "name": TEXT, "kind": TEXT, "of": (list, str), "metric": TEXT, "scale": (str, list), "text": TEXT,
+        "at_least": NUMBER, "at_most": NUMBER, "near": NUMBER, "tolerance": NUMBER, "x": LIST,
         "deterministic": (bool,),
     },
 }  # fmt: skip
@@ -204,20 +218,13 @@ _NEEDED = {
 }
 
 
-class _Parser:
-    """Walks the raw mapping and keeps the faults, so that one pass tells them all."""
-
-    def __init__(self, name: str):
-        self.name = name
-        self.faults: list[str] = []
-
-    def fault(self, path: str, text: str) -> None:
-        self.faults.append(f"paper {self.name}: {path}: {text}" if path else f"paper {self.name}: {text}")
+class _Parser(Walker):
+    """Walks the mapping of a paper file."""
 
     def paper(self, raw: Any) -> Paper:
         nested = isinstance(raw, dict) and "tables" in raw
         known = _KEYS["paper"] | ({} if nested else {k: v for k, v in _KEYS["table"].items() if k != "name"})
-        top = self.mapping(raw, "", "paper", known)
+        top = self.mapping(raw, "", "paper", known, _NEEDED["paper"])
         if nested:
             tables = [self.table(t, f"tables[{i}]") for i, t in enumerate(top.get("tables") or [])]
         else:
@@ -226,13 +233,16 @@ class _Parser:
         self.unique([row.name for table in tables for row in table.rows], "row")
         self.unique([claim.name for table in tables for claim in table.claims], "claim")
         self.unique([table.name for table in tables], "table")
+        rows = {table.name: [row.name for row in table.rows] for table in tables}
+        summaries = parse_summaries(self, top.get("summaries", []), rows)
         if self.faults:
             raise ConfigError(*self.faults)
         keep = {k: top[k] for k in ("slug", "title", "arxiv", "module") if k in top}
-        return Paper(name=self.name, tables=tuple(tables), notes=tuple(top.get("notes") or ()), **keep)
+        notes = tuple(top.get("notes") or ())
+        return Paper(name=self.name, tables=tuple(tables), notes=notes, summaries=tuple(summaries), **keep)
 
     def table(self, raw: Any, path: str) -> Table:
-        top = self.mapping(raw, path, "table", _KEYS["table"])
+        top = self.mapping(raw, path, "table", _KEYS["table"], _NEEDED["table"])
         prefix = f"{path}." if path else ""
         metrics = [self.metric(m, f"{prefix}metrics[{i}]") for i, m in enumerate(top.get("metrics") or [])]
         seeds = self.seeds(top.get("seeds", [0, 1, 2]), f"{prefix}seeds")
@@ -251,20 +261,16 @@ class _Parser:
         return Table(name, title, tuple(metrics), tuple(rows), tuple(claims), tuple(top.get("notes") or ()))
 
     def metric(self, raw: Any, path: str) -> Metric:
-        top = self.mapping(raw, path, "metric", _KEYS["metric"])
+        top = self.mapping(raw, path, "metric", _KEYS["metric"], _NEEDED["metric"])
         if not top.get("factor", 1) > 0:
             self.fault(f"{path}.factor", f"is {top['factor']}, but must be positive")
         return Metric(**{"name": path, "label": str(top.get("name")), **top})
 
     def row(self, raw: Any, path: str, metrics: list[str], seeds: tuple[int, ...]) -> Row:
-        top: dict[str, Any] = self.mapping(raw, path, "row", _KEYS["row"])
+        top: dict[str, Any] = self.mapping(raw, path, "row", _KEYS["row"], _NEEDED["row"])
         for key in ("published", "published_sd"):
             top[key] = self.by_metric(top.get(key), f"{path}.{key}", metrics)
-        source = top.get("source")
-        if top["published"] and not source:
-            self.fault(f"{path}.source", "a published number needs the place where it was read")
-        if source and "memory" in source.lower():
-            self.fault(f"{path}.source", f"'{source}': a number from memory is no published number")
+        self.source(top.get("source"), f"{path}.source", bool(top["published"]))
         if set(top["published_sd"]) - set(top["published"]):
             self.fault(f"{path}.published_sd", "a deviation without a published number")
         for word in (w for w in top.get("overrides", []) if not isinstance(w, str) or "=" not in w):
@@ -276,10 +282,10 @@ class _Parser:
         return Row(**row)
 
     def claim(self, raw: Any, path: str, rows: list[str], metrics: list[str]) -> Claim:
-        top = self.mapping(raw, path, "claim", _KEYS["claim"])
+        top = self.mapping(raw, path, "claim", _KEYS["claim"], _NEEDED["claim"])
         of = top.get("of", [])
         top["of"] = tuple(of if isinstance(of, list) else [of])
-        top["x"] = tuple(float(v) if _is(v, _NUMBER) else v for v in top.get("x", ()))
+        top["x"] = tuple(float(v) if is_kind(v, NUMBER) else v for v in top.get("x", ()))
         top["metric"] = top.get("metric", metrics[0] if metrics else "")
         top["scale"] = self.scales(top.get("scale", "small"), f"{path}.scale")
         self.known(top["metric"], metrics, f"{path}.metric", "metric")
@@ -317,7 +323,8 @@ class _Parser:
             self.known(raw, rows, path, "row")
         elif isinstance(raw, dict) and set(raw) == {"row", "metric"}:
             self.known(raw["row"], rows, path, "row")
-            self.known(raw["metric"], metrics, path, "metric", derived=True)
+            if str(raw["metric"]) not in DERIVED:
+                self.known(raw["metric"], metrics, path, "metric")
         elif isinstance(raw, dict) and len(raw) == 1 and next(iter(raw)) in FUNCTIONS:
             inner = next(iter(raw.values()))
             if not isinstance(inner, list) or not inner or any(_nested(item) for item in inner):
@@ -325,67 +332,29 @@ class _Parser:
                 return
             for item in inner:
                 self.operand(item, path, rows, metrics)
-        elif not _is(raw, _NUMBER):
+        elif not is_kind(raw, NUMBER):
             self.fault(
                 path,
                 f"{raw!r} is neither a row nor a number, {{row, metric}}, or one of {', '.join(FUNCTIONS)}",
             )
 
-    def mapping(
-        self, raw: Any, path: str, what: str, known: Mapping[str, tuple[type, ...]]
-    ) -> dict[str, Any]:
-        """`raw` without its nulls and without what is at fault."""
-        if not isinstance(raw, dict):
-            self.fault(path, f"a {what} is a mapping, not {raw!r}")
-            return {}
-        for key in (k for k in raw if k not in known):
-            self.fault(path, f"a {what} has no key '{key}'{near(str(key), list(known))}")
-        top = {k: v for k, v in raw.items() if k in known and v is not None}
-        for key in (k for k in _NEEDED[what] if k not in top):
-            self.fault(path, f"a {what} needs '{key}'")
-        for key in [k for k, v in top.items() if not _is(v, known[k])]:
-            kinds = " or ".join(kind.__name__ for kind in known[key])
-            self.fault(f"{path}.{key}" if path else key, f"{top.pop(key)!r} is not of type {kinds}")
-        return {k: float(v) if known[k] == _NUMBER else v for k, v in top.items()}
-
     def by_metric(self, raw: Any, path: str, metrics: list[str]) -> dict[str, float]:
         if raw is None or not metrics:
             return {}
-        found = raw if isinstance(raw, dict) else {metrics[0]: raw}
-        for key, value in found.items():
-            self.known(key, metrics, path, "metric")
-            if not _is(value, _NUMBER):
-                self.fault(path, f"{value!r} is not a number")
-        return {str(key): float(value) for key, value in found.items() if _is(value, _NUMBER)}
+        return self.numbers(raw if isinstance(raw, dict) else {metrics[0]: raw}, path, metrics, "metric")
 
     def seeds(self, raw: list[Any], path: str) -> tuple[int, ...]:
-        if not raw or len(set(map(str, raw))) < len(raw) or not all(_is(s, (int,)) and s >= 0 for s in raw):
+        if (
+            not raw
+            or len(set(map(str, raw))) < len(raw)
+            or not all(is_kind(s, (int,)) and s >= 0 for s in raw)
+        ):
             self.fault(path, f"{raw!r} is not a list of different seeds, each 0 or more")
         return tuple(raw)
-
-    def scales(self, raw: Any, path: str) -> tuple[str, ...]:
-        found = raw if isinstance(raw, list) else [raw]
-        for name in found:
-            self.known(name, list(SCALES), path, "scale")
-        return tuple(found)
-
-    def known(self, name: Any, known: list[str], path: str, what: str, derived: bool = False) -> bool:
-        good = name in known or (derived and str(name) in DERIVED)
-        if not good:
-            self.fault(path, f"there is no {what} '{name}'{near(str(name), known)}")
-        return good
-
-    def unique(self, found: list[str], what: str) -> None:
-        for name in sorted({n for n in found if found.count(n) > 1}):
-            self.fault("", f"two {what}s are named '{name}'")
 
 
 # Numbers of a record that are not metrics but may stand in a claim.
 DERIVED = ("params/total", "params/trainable", "wall_s", "s_per_step", "peak_mb", "steps", "epochs")
-
-
-def _is(value: object, types: tuple[type, ...]) -> bool:
-    return isinstance(value, types) and not (isinstance(value, bool) and bool not in types)
 
 
 def _nested(operand: Any) -> bool:
@@ -393,4 +362,4 @@ def _nested(operand: Any) -> bool:
 
 
 def _good_x(x: tuple[Any, ...], count: int) -> bool:
-    return len(x) == count and all(_is(v, _NUMBER) and v > 0 for v in x) and len(set(x)) > 1
+    return len(x) == count and all(is_kind(v, NUMBER) and v > 0 for v in x) and len(set(x)) > 1

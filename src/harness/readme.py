@@ -50,23 +50,23 @@ def _bench(root: Path, words: Sequence[str]) -> str:
     timed = [x for x in newest.values() if x.get("ratio")]
     if not timed:
         return "No benchmark is recorded yet."
-    header = ["case", "device", "ours [ms]", "peer [ms]", "ratio", "ours [MB]", "peer [MB]"]
+    peers = [x["peer"] + (f" {x['peer_version']}" if x["peer_version"] else "") for x in timed]
+    several = len(set(peers)) > 1
+    header = ["case", "device", *(["peer"] if several else [])]
+    header += ["ours [ms]", "peer [ms]", "ratio", "ours [MB]", "peer [MB]"]
     cells = [
         [
             x["case"],
             x["device"],
+            *([peer] if several else []),
             *(_short(x[k]) for k in ("ours_ms", "peer_ms", "ratio", "ours_mb", "peer_mb")),
         ]
-        for x in timed
+        for x, peer in zip(timed, peers, strict=True)
     ]
     versions = ", ".join(sorted({f"torch {x['torch']}" for x in timed}))
-    peers = ", ".join(
-        sorted({x["peer"] + (f" {x['peer_version']}" if x["peer_version"] else "") for x in timed})
-    )
     growth = [f"{x['case']}: exponent {x['exponent']:.2f}" for x in newest.values() if "exponent" in x]
-    note = f"Peer: {peers}. Medians of interleaved runs, {versions}. " + (
-        "; ".join(growth) + "." if growth else ""
-    )
+    peer = "" if several else f"Peer: {peers[0]}. "
+    note = f"{peer}Medians of interleaved runs, {versions}. " + ("; ".join(growth) + "." if growth else "")
     return tables.layout(header, cells, "md") + "\n\n" + note.strip()
 
 

@@ -47,6 +47,10 @@ class Runs:
         """
         return [value_of(self.runs[seed], metric) for seed in sorted(self.runs)]
 
+    def summary(self, metric: str, factor: float = 1.0) -> Summary:
+        """The summary of `factor` times the metric; n = 0 where some run lacks it."""
+        return summarise([factor * value for value in self.values(metric)] if self.has(metric) else [])
+
     def has(self, metric: str) -> bool:
         """Whether there is a run and every run has the metric."""
         return bool(self.runs) and all(_lookup(run, metric) is not _ABSENT for run in self.runs.values())
@@ -91,6 +95,16 @@ def value_of(record: Mapping, metric: str) -> float:
     if value is _ABSENT:
         raise KeyError(f"record {record['id']} has no metric '{metric}'")
     return math.nan if value is None else float(value)  # type: ignore[arg-type]
+
+
+def spread(summary: Summary, digits: int) -> str:
+    """`0.9513 ± 0.0020 (3)`: mean, sample deviation, seeds; a single seed has no deviation."""
+    if summary.n == 0:
+        return ""
+    if not math.isfinite(summary.mean):
+        return f"not finite ({summary.n})"
+    deviation = "" if summary.sd is None else f" ± {summary.sd:.{digits}f}"
+    return f"{summary.mean:.{digits}f}{deviation} ({summary.n})"
 
 
 def t_quantile(probability: float, df: int) -> float:

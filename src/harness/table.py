@@ -1,9 +1,9 @@
 """A paper's table from the records: ours beside the published figures, what each row cost, a verdict per
 claim.
 
-Formats: `text` (terminal), `md`, `latex`, `csv` (rows only) and `json`: {paper, rows: [...], claims: [{name,
-kind, scale, verdict, ours, wanted, ...}]}. All numbers are in the unit of the metric. Rendering is a pure
-function of paper and records: no clock, no machine, no torch.
+Formats: `text` (terminal), `md`, `latex`, `csv` (rows and summaries) and `json`: {paper, rows: [...], claims:
+[{name, kind, scale, verdict, ours, wanted, ...}], summaries: [{title, columns, models: [...]}]}. All numbers
+are in the unit of the metric. Rendering is a pure function of paper and records: no clock, no machine, no torch.
 """
 
 import csv
@@ -15,9 +15,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import ConfigError
+from . import matrix
 from .claims import Judgement, judge
 from .paper import Metric, Paper, Row, Table
-from .stats import SCALES, Runs, Summary, collect, summarise
+from .stats import SCALES, Runs, collect, spread
 from .words import duration
 
 FORMATS = ("text", "md", "csv", "latex", "json")
@@ -26,14 +27,19 @@ _BUDGET = ("steps", "params", "time")
 
 @dataclass(frozen=True)
 class Block:
-    """One table at one scale, ready to be laid out: cells as text."""
+    """One table at one scale, or a summary (scale None: over several), ready to be laid out: cells as text."""
 
     title: str
-    scale: str
+    scale: str | None
     header: tuple[str, ...]
     cells: tuple[tuple[str, ...], ...]
     claims: tuple[Judgement, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def heading(self, quote: str = "", strong: str = "") -> str:
+        """Title and scale, the scale within `quote`, the title within `strong`."""
+        scale = f" (scale {quote}{self.scale}{quote})" if self.scale else ""
+        return f"{strong}{self.title}{strong}{scale}"
 
 
 def render(paper: Paper, records: Iterable[Mapping], scale: str | None = None, format: str = "md") -> str:
@@ -49,7 +55,8 @@ def render(paper: Paper, records: Iterable[Mapping], scale: str | None = None, f
     if format == "json":
         return json.dumps(as_dict(paper, records, scale), indent=2, ensure_ascii=False)
     if format == "csv":
-        return _csv(as_dict(paper, records, scale)["rows"])
+        found = as_dict(paper, records, scale)
+        return _csv([*found["rows"], *matrix.flat(found["summaries"])])
     return _LAYOUTS[format](blocks(paper, records, scale))
 
 
@@ -60,10 +67,13 @@ def known(name: str, names: Sequence[str], what: str) -> None:
 
 
 def blocks(paper: Paper, records: Iterable[Mapping], scale: str | None = None) -> list[Block]:
-    """Every table of the paper at every scale to be shown, cells formatted."""
+    """The summaries, then every table of the paper at every scale to be shown, cells formatted."""
     records = list(records)
     runs = collect(records, paper.name)
-    found = []
+    found = [
+        Block(grid.title, scale, grid.header, grid.cells, notes=grid.notes)
+        for grid in matrix.grids(paper, runs, scale)
+    ]
     for table in paper.tables:
         own = {claim.name for claim in table.claims}
         judged = [j for j in judge(paper, records, scale) if j.name in own]
@@ -79,7 +89,7 @@ def blocks(paper: Paper, records: Iterable[Mapping], scale: str | None = None) -
 
 
 def as_dict(paper: Paper, records: Iterable[Mapping], scale: str | None = None) -> dict[str, Any]:
-    """{paper, rows, claims} as plain containers; one row per (table, row, scale, metric)."""
+    """{paper, rows, claims, summaries} as plain containers; one row per (table, row, scale, metric)."""
     records = list(records)
     runs = collect(records, paper.name)
     rows = [
@@ -91,17 +101,8 @@ def as_dict(paper: Paper, records: Iterable[Mapping], scale: str | None = None) 
         for metric in table.metrics
     ]
     claims = [asdict(judgement) for judgement in judge(paper, records, scale)]
-    return {"paper": paper.name, "rows": rows, "claims": claims}
-
-
-def spread(summary: Summary, digits: int) -> str:
-    """`0.9513 ± 0.0020 (3)`: mean, sample deviation, seeds; a single seed has no deviation."""
-    if summary.n == 0:
-        return ""
-    if not math.isfinite(summary.mean):
-        return f"not finite ({summary.n})"
-    deviation = "" if summary.sd is None else f" ± {summary.sd:.{digits}f}"
-    return f"{summary.mean:.{digits}f}{deviation} ({summary.n})"
+    summaries = matrix.as_dicts(paper, runs, scale)
+    return {"paper": paper.name, "rows": rows, "claims": claims, "summaries": summaries}
 
 
 def layout(header: Sequence[str], cells: Iterable[Sequence[str]], format: str = "text") -> str:
@@ -116,11 +117,6 @@ def layout(header: Sequence[str], cells: Iterable[Sequence[str]], format: str = 
     lines = [header, ["-" * width for width in widths], *rows]
     padded = ("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines)
     return "\n".join(line.rstrip() for line in padded)
-
-
-def _summary(runs: Runs, metric: Metric) -> Summary:
-    values = runs.values(metric.name) if runs.has(metric.name) else []
-    return summarise([value * metric.factor for value in values])
 
 
 def _scales(table: Table, runs: Mapping[tuple[str, str], Runs], scale: str | None) -> list[str]:
@@ -149,7 +145,7 @@ def _header(table: Table, scale: str) -> tuple[str, ...]:
 def _cells(row: Row, runs: Runs, table: Table) -> list[str]:
     cells = [row.name]
     for metric in table.metrics:
-        shown = spread(_summary(runs, metric), metric.digits)
+        shown = spread(runs.summary(metric.name, metric.factor), metric.digits)
         cells.append(shown or ("failed" if runs.failed else "not run"))
         if _published(table, metric):
             cells.append(_published_cell(row, metric))
@@ -206,7 +202,7 @@ def _notes(
 
 
 def _flat(table: Table, row: Row, metric: Metric, scale: str, runs: Runs) -> dict[str, Any]:
-    summary = _summary(runs, metric)
+    summary = runs.summary(metric.name, metric.factor)
     steps, params, _ = _budget(runs)
     done = list(runs.runs.values())
     return {
@@ -231,7 +227,8 @@ def _flat(table: Table, row: Row, metric: Metric, scale: str, runs: Runs) -> dic
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     out = io.StringIO()
-    writer = csv.DictWriter(out, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    # the line of a summary has none of a run's cost
+    writer = csv.DictWriter(out, list(rows[0]) if rows else [], restval="", lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow({**row, "failed": " ".join(map(str, row["failed"]))})
@@ -249,7 +246,7 @@ _CLAIM_HEADER = ("verdict", "claim", "wanted", "ours")
 def _markdown(found: Sequence[Block]) -> str:
     parts = []
     for block in found:
-        parts += [f"**{block.title}** (scale `{block.scale}`)", layout(block.header, block.cells, "md")]
+        parts += [block.heading("`", "**"), layout(block.header, block.cells, "md")]
         if block.claims:
             parts.append(layout(_CLAIM_HEADER, claim_cells(block.claims), "md"))
         parts += ["\n".join(f"- {note}" for note in block.notes)] if block.notes else []
@@ -259,7 +256,7 @@ def _markdown(found: Sequence[Block]) -> str:
 def _text(found: Sequence[Block]) -> str:
     parts = []
     for block in found:
-        lines = [f"{block.title} (scale {block.scale})", layout(block.header, block.cells)]
+        lines = [block.heading(), layout(block.header, block.cells)]
         for verdict, claim, want, ours in claim_cells(block.claims):
             lines += [f"{verdict:<13}{claim}", f"{'':<13}wanted {want}", f"{'':<13}ours   {ours}"]
         parts.append("\n".join([*lines, *(f"note: {note}" for note in block.notes)]))
@@ -277,7 +274,7 @@ def _latex(found: Sequence[Block]) -> str:
     parts = []
     for block in found:
         lines = [
-            f"% {block.title} (scale {block.scale})",
+            f"% {block.heading()}",
             f"\\begin{{tabular}}{{l{'r' * (len(block.header) - 1)}}}",
         ]
         lines += ["\\toprule", _latex_row(block.header), "\\midrule", *map(_latex_row, block.cells)]
@@ -319,7 +316,7 @@ def render_sweep(
     shown = [Metric(name, name, digits=4) for name in metrics or _swept_metrics(groups)]
     header = [*columns, *(metric.label for metric in shown), "time"]
     cells = [
-        [*values, *(spread(_summary(c, m), m.digits) for m in shown), _budget(c)[-1]]
+        [*values, *(spread(c.summary(m.name, m.factor), m.digits) for m in shown), _budget(c)[-1]]
         for values, c in groups.items()
     ]
     failed = [outcome for outcome in outcomes if outcome["status"] != "main"]

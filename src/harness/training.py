@@ -70,6 +70,7 @@ def train(composed: Composed, folder: RunFolder, console: Console) -> dict[str, 
         wall_s=round(seconds, 2), s_per_step=round(seconds / max(1, trainer.global_step), 6),
         peak_mb=peak_mb(task.device),
         params=_count(model), data=data.provenance, started=clock.started, finished=now(),
+        **_initialisation(model),
     )  # fmt: skip
     many = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
     record["device"] = device_name(trainer.strategy.root_device) + many
@@ -111,6 +112,13 @@ def _seed_for(config: Mapping[str, Any]) -> dict[str, int]:
 def _count(model: torch.nn.Module) -> dict[str, int]:
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
     return {"total": sum(n for n, _ in sizes), "trainable": sum(n for n, t in sizes if t)}
+
+
+def _initialisation(model: torch.nn.Module) -> dict[str, Any]:
+    """What the layers say about how they began (`initialisation_report`), by the layer's name."""
+    made = {name: getattr(m, "initialisation_report", None) for name, m in model.named_modules()}
+    found = {name: said for name, report in made.items() if callable(report) and (said := report())}
+    return {"initialisation": found} if found else {}
 
 
 def _trainer(

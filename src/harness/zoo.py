@@ -80,7 +80,7 @@ def create_model(
 
     Args:
         name: one of `list_models()`.
-        d_input: what goes in, the constructor's `dim_in`.
+        d_input: what goes in, the constructor's `dim_in` or `vocabulary`.
         d_output: what comes out, the constructor's `dim_out` or `num_classes`.
         allow_targets: packages of yours that an override may build from.
         overrides: values of the config: a constructor's name (`depth=2`), a node to merge
@@ -153,7 +153,7 @@ def _sizes(
 
     known = inspect.signature(resolve(node.get("_target_"), "model", allowed)).parameters
     sizes = {}
-    for name, value, own in (("d_input", d_input, ("dim_in",)), ("d_output", d_output, OUTPUTS)):
+    for name, value, own in (("d_input", d_input, ("dim_in", "vocabulary")), ("d_output", d_output, OUTPUTS)):
         if value is None:
             continue
         found = [k for k in own if k in known]

@@ -3,6 +3,20 @@
 from .base import Task
 from .classification import Classification
 from .kernel_fit import DelayFit
+from .ptd_studies import FourierGain, TransferStudy
+from .reconstruction import ReconstructionFit
 from .regression import Regression
+from .robustness import NoisyClassification
+from .step_classification import StepClassification
 
-__all__ = ["Classification", "DelayFit", "Regression", "Task"]
+__all__ = [
+    "Classification",
+    "DelayFit",
+    "FourierGain",
+    "NoisyClassification",
+    "ReconstructionFit",
+    "Regression",
+    "StepClassification",
+    "Task",
+    "TransferStudy",
+]

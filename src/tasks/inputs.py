@@ -1,5 +1,7 @@
 """From a batch to the arguments of a model."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from .base import Batch
@@ -10,9 +12,9 @@ def model_inputs(batch: Batch) -> tuple[Tensor, ...]:
     return (batch["x"], batch["lengths"]) if "lengths" in batch else (batch["x"],)
 
 
-def subsample(batch: Batch, rate: int) -> Batch:
-    """Every `rate`-th sample of the sequences, from the first; lengths are rounded up."""
-    shorter = {**batch, "x": batch["x"][:, ::rate]}
+def subsample(batch: Batch, rate: int, names: Sequence[str] = ("x",)) -> Batch:
+    """Every `rate`-th sample of the sequences `names`, from the first; lengths are rounded up."""
+    shorter = {**batch, **{name: batch[name][:, ::rate] for name in names}}
     if "lengths" in batch:
         shorter["lengths"] = (batch["lengths"] + rate - 1) // rate
     return shorter

@@ -1,6 +1,6 @@
-"""Regression: mean squared error on standardised targets, root mean squared error in the target's own units."""
+"""Regression: mean squared error of a vector per sample or of one per position, in the target's own units."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -9,16 +9,29 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from .base import Batch, Task
-from .inputs import model_inputs
+from .inputs import model_inputs, subsample
+
+METRICS = ("rmse", "mse", "log10_mse")
 
 
 class Regression(Task):
-    """Real targets `y` (batch, dim_out); minimises the mean squared error, reports `rmse`.
+    """Real targets `y` (batch, dim_out), or (batch, length, dim_out) per position; minimises the mean squared
+    error.
 
-    `target_scale` turns the model's units into the data's (1.0: the targets are not rescaled).
+    Where targets per position come with `lengths` (batch,), a sample's error is the mean over its valid
+    positions; every sample counts equally. Metrics: `mse`, its square root `rmse`, its decimal logarithm
+    `log10_mse`, each of the mean over all samples.
+
+    `rates` adds test metrics at lower sampling rates, without training on them: for each whole number r,
+    `test/<metric>_rate<r>` on every r-th sample of `x` (and of targets per position), with the model's `rate=r`.
+
+    Args:
+        model: (batch, length, channels) to the targets' shape.
+        optim, scheduler: see `Task`.
+        target_scale: turns the model's units into the data's (1.0: the targets are not rescaled).
+        metrics: which of the metrics are reported; the first one chooses the best weights.
+        rates: whole numbers of at least 2.
     """
-
-    monitor = "val/rmse"
 
     def __init__(
         self,
@@ -27,30 +40,67 @@ class Regression(Task):
         optim: Callable[..., torch.optim.Optimizer],
         scheduler: Callable[..., Any] | None = None,
         target_scale: float = 1.0,
+        metrics: Sequence[str] = ("rmse",),
+        rates: Sequence[int] = (),
     ):
         super().__init__(model, optim=optim, scheduler=scheduler)
-        self.target_scale = target_scale
-        self.evaluation = nn.ModuleDict({stage: MeanMetric() for stage in ("val", "test")})
+        if not metrics or not set(metrics) <= set(METRICS):
+            raise ValueError(f"metrics={list(metrics)}: must be some of {', '.join(METRICS)}")
+        if any(r < 2 for r in rates):
+            raise ValueError(f"rates={list(rates)}: each must be a whole number of at least 2")
+        self.target_scale, self.names, self.rates = target_scale, tuple(metrics), tuple(rates)
+        self.monitor = f"val/{metrics[0]}"
+        stages = ("val", "test", *(f"test_rate{r}" for r in rates))
+        self.evaluation = nn.ModuleDict({stage: MeanMetric() for stage in stages})
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        return {"mse": F.mse_loss(self.model(*model_inputs(batch)), batch["y"])}
+        output = self.model(*model_inputs(batch))
+        if _is_masked(batch):
+            return {"mse": _errors(output, batch).mean()}
+        return {"mse": F.mse_loss(output, batch["y"])}
 
     def update_metrics(self, batch: Batch, stage: str) -> None:
-        error = (self.model(*model_inputs(batch)).float() - batch["y"]).square().flatten(1).mean(1)
-        self.evaluation[stage].update(error, batch["mask"].float())  # type: ignore[operator]
+        self._update(stage, self.model(*model_inputs(batch)), batch)
+        for rate in self.rates if stage == "test" else ():
+            slower = subsample(batch, rate, ("x", "y") if batch["y"].ndim == 3 else ("x",))
+            self._update(f"test_rate{rate}", self.model(*model_inputs(slower), rate=float(rate)), slower)
+
+    def _update(self, stage: str, output: Tensor, batch: Batch) -> None:
+        self.evaluation[stage].update(_errors(output.float(), batch), batch["mask"].float())  # type: ignore[operator]
 
     def metrics_of(self, stage: str) -> dict[str, Any]:
-        return {"rmse": _Root(self.evaluation[stage], self.target_scale)}
+        found = {name: _View(self.evaluation[stage], name, self.target_scale) for name in self.names}
+        for rate in self.rates if stage == "test" else ():
+            mean = self.evaluation[f"test_rate{rate}"]
+            found |= {f"{name}_rate{rate}": _View(mean, name, self.target_scale) for name in self.names}
+        return found
 
 
-class _Root:
-    """Square root of a mean metric, in the data's units."""
+def _is_masked(batch: Batch) -> bool:
+    return batch["y"].ndim == 3 and "lengths" in batch
 
-    def __init__(self, mean: Any, scale: float):
-        self.mean, self.scale = mean, scale
+
+def _errors(output: Tensor, batch: Batch) -> Tensor:
+    """The mean squared error of every sample, over its valid positions where targets are per position."""
+    squares = (output - batch["y"]).square()
+    if not _is_masked(batch):
+        return squares.flatten(1).mean(1)
+    lengths = batch["lengths"][:, None]
+    valid = torch.arange(squares.shape[1], device=squares.device) < lengths
+    return torch.where(valid, squares.mean(-1), 0).sum(1) / lengths[:, 0]
+
+
+class _View:
+    """A function of a mean squared error, in the data's units."""
+
+    def __init__(self, mean: Any, name: str, scale: float):
+        self.mean, self.name, self.scale = mean, name, scale
 
     def compute(self) -> Tensor:
-        return self.mean.compute().sqrt() * self.scale
+        root = self.mean.compute().sqrt() * self.scale
+        if self.name == "rmse":
+            return root
+        return root.square() if self.name == "mse" else 2 * root.log10()
 
     def reset(self) -> None:
         self.mean.reset()

@@ -235,7 +235,7 @@ def test_a_failed_download_is_said_and_leaves_nothing(tmp_path, monkeypatch, ser
 def test_every_spec_is_complete():
     for name, known in spec.SPECS.items():
         assert known.name == name and known.licence and known.citation and known.url and known.revision
-        assert known.source in ("hub", "files", "package")
+        assert known.source in ("hub", "files", "manual", "package", "generated")
         assert (known.source == "hub") == bool(known.columns)
         assert set(known.digests) <= {*known.sizes, *known.urls, "all"}
         assert all(len(d) == 64 for part in known.digests.values() for d in part)

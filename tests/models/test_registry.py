@@ -15,9 +15,14 @@ from eigenzoo import testing
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "model"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 # What makes a model of the registry small; a model without an entry is tested as its config says.
-SMALL = {"s4d": {"dim": 8, "depth": 2, "layer": {"state_dim": 4}}}
+SMALL = {
+    "s4": {"dim": 8, "depth": 2, "layer": {"state_dim": 4}},
+    "s4d": {"dim": 8, "depth": 2, "layer": {"state_dim": 4}},
+    "s5": {"dim": 8, "depth": 2, "layer": {"state_dim": 8, "blocks": 2}},
+    "transformer": {"dim": 8, "depth": 2, "layer": {"heads": 2}},
+}
 # What makes it smaller still where it has to be compiled, which takes seconds per block.
-SMALLER = {"s4d": {"depth": 1}}
+SMALLER = {name: {"depth": 1} for name in SMALL}
 
 
 def make(name: str, smaller: bool = False) -> torch.nn.Module:

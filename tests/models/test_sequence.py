@@ -175,7 +175,7 @@ def test_any_layer_with_the_protocol_fits():
         (lambda: SequenceModel(2, 3, depth=0), "depth is 0"),
         (lambda: SequenceModel(2, 3, pool="man"), "pool is 'man'.*did you mean 'mean'"),
         (lambda: Block(S4D(4, 4), 4, norm="instance"), "norm is 'instance', known are layer, batch"),
-        (lambda: Block(S4D(4, 4), 4, activation="gelu"), "activation is 'gelu'"),
+        (lambda: Block(S4D(4, 4), 4, activation="silu"), "activation is 'silu'"),
         (lambda: Block(S4D(4, 4), 4, dropout=1.0), "dropout is 1.0"),
         (lambda: Block(S4D(4, 4), 4, dropout_conv=-0.1), "dropout_conv is -0.1"),
     ],

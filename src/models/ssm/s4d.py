@@ -136,6 +136,11 @@ class S4D(ParameterCache):
         trained = dict(self.named_parameters(recurse=False))
         return {name: ("ssm", tag) for name, tag in tags.items() if name in trained}
 
+    def initialisation_report(self) -> dict[str, float]:
+        """Numbers about the initialisation for a run's record: those of an init that has `report`, else none."""
+        report = getattr(self.init, "report", None)
+        return report(self.state_dim) if report is not None else {}
+
     def discretise(self, rate: float = 1.0) -> tuple[Pair, Pair]:
         """(log Abar, Bbar) at step `rate * dt`, pairs of (dim, modes) in float64.
 
