@@ -22,7 +22,7 @@ BELOW = {
 ONLY = {
     "lightning": ("data", "tasks", "harness"), "hydra": ("harness",), "omegaconf": ("harness",),
     "torchmetrics": ("tasks", "harness"), "optuna": ("harness",), "datasets": ("data",), "sklearn": ("data",),
-    "rich": ("harness",), "huggingface_hub": ("data", "harness"), "matplotlib": ("tasks", "harness"),
+    "rich": ("data", "harness"), "huggingface_hub": ("data", "harness"), "matplotlib": ("tasks", "harness"),
 }  # fmt: skip
 
 

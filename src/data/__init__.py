@@ -20,6 +20,8 @@ _HOMES = {
     "CharacterIMDb": "text",
     "AANRetrieval": "retrieval",
     "ListOps": "listops_set",
+    "Pathfinder": "pathfinder_set",
+    "PathfinderSpec": "pathfinder_spec",
     "ListOpsSpec": "listops_generator",
 }
 

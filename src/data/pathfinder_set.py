@@ -39,7 +39,8 @@ def draw_split(spec: PathfinderSpec, split: str, *, workers: int | None = None) 
     Args:
         spec: of the images; `spec.train` etc. is n.
         split: train, val or test.
-        workers: processes to draw with; None takes one per core, and this one alone for less than two shards.
+        workers: processes to draw with; None takes one per core, and this one alone for few images. They are
+            started anew, so that a script which comes here needs its `if __name__ == "__main__"`.
     """
     count, number = spec.counts[split], SPLITS.index(split)
     starts = range(0, count, SHARD)

@@ -247,7 +247,9 @@ class Copying(GeneratedData):
         if memorize < 1:
             raise ValueError(f"memorize must be at least 1, got {memorize}")
         if not 3 <= vocabulary <= 256:
-            raise ValueError(f"vocabulary must be in 3 .. 256 (a blank, 'recall' and tokens), got {vocabulary}")
+            raise ValueError(
+                f"vocabulary must be in 3 .. 256 (a blank, 'recall' and tokens), got {vocabulary}"
+            )
         if gap < 0:
             raise ValueError(f"gap must be at least 0, got {gap}")
         self.memorize, self.vocabulary, self.gap = memorize, vocabulary, gap

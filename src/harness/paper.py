@@ -233,7 +233,7 @@ class _Parser(Walker):
         self.unique([row.name for table in tables for row in table.rows], "row")
         self.unique([claim.name for table in tables for claim in table.claims], "claim")
         self.unique([table.name for table in tables], "table")
-        rows = {table.name: [row.name for row in table.rows] for table in tables}
+        rows = {table.name: {row.name: bool(row.published) for row in table.rows} for table in tables}
         summaries = parse_summaries(self, top.get("summaries", []), rows)
         if self.faults:
             raise ConfigError(*self.faults)

@@ -69,6 +69,8 @@ def agree(printed: float, computed: float, digits: int) -> bool:
     return abs(printed - computed) <= 0.5 * 10.0**-digits + ROUNDING
 
 
+_Rows = Mapping[str, bool]
+_Tables = Mapping[str, _Rows]
 _KEYS: dict[str, Kinds] = {
     "summary": {"title": TEXT, "columns": MAPPING, "models": LIST, "averages": LIST, "notes": LIST},
     "average": {"name": TEXT, "fail": NUMBER, "without": LIST},
@@ -79,14 +81,17 @@ _KEYS: dict[str, Kinds] = {
 }  # fmt: skip
 
 
-def parse_summaries(walker: Walker, raw: Sequence[Any], tables: Mapping[str, list[str]]) -> list[Summary]:
-    """The summaries of a file whose tables have these rows; what is at fault is noted by the walker."""
+def parse_summaries(walker: Walker, raw: Sequence[Any], tables: _Tables) -> list[Summary]:
+    """The summaries of a file with these tables (row names, and whether each row has a published number).
+
+    What is at fault is noted by the walker.
+    """
     found = [_summary(walker, one, f"summaries[{i}]", tables) for i, one in enumerate(raw)]
     walker.unique([summary.title for summary in found], "summary")
     return found
 
 
-def _summary(walker: Walker, raw: Any, path: str, tables: Mapping[str, list[str]]) -> Summary:
+def _summary(walker: Walker, raw: Any, path: str, tables: _Tables) -> Summary:
     top = walker.mapping(raw, path, "summary", _KEYS["summary"], ("title", "columns", "models"))
     columns = {str(label): str(table) for label, table in top.get("columns", {}).items()}
     for label, table in columns.items():
@@ -98,7 +103,7 @@ def _summary(walker: Walker, raw: Any, path: str, tables: Mapping[str, list[str]
         _average(walker, one, f"{path}.averages[{i}]", list(columns))
         for i, one in enumerate(top.get("averages", []))
     ]
-    rows = {label: tables.get(table, []) for label, table in columns.items()}
+    rows = {label: tables.get(table, {}) for label, table in columns.items()}
     names = [average.name for average in averages]
     models = [
         _model(walker, one, f"{path}.models[{i}]", rows, names) for i, one in enumerate(top.get("models", []))
@@ -120,7 +125,7 @@ def _average(walker: Walker, raw: Any, path: str, columns: list[str]) -> Average
     return Average(str(top.get("name", path)), top.get("fail"), without)
 
 
-def _model(walker: Walker, raw: Any, path: str, rows: Mapping[str, list[str]], averages: list[str]) -> Model:
+def _model(walker: Walker, raw: Any, path: str, rows: Mapping[str, _Rows], averages: list[str]) -> Model:
     top = walker.mapping(raw, path, "model", _KEYS["model"], ("name",))
     name, columns = str(top.get("name", path)), list(rows)
     numbers = {
@@ -129,20 +134,21 @@ def _model(walker: Walker, raw: Any, path: str, rows: Mapping[str, list[str]], a
     }
     printed = walker.numbers(top.get("averages"), f"{path}.averages", averages, "average")
     fails, published = tuple(top.get("fails", ())), numbers["published"]
-    for column in fails:
-        if walker.known(column, columns, f"{path}.fails", "column") and column in published:
-            walker.fault(f"{path}.fails", f"'{column}' has a published number")
     if set(numbers["published_sd"]) - set(published):
         walker.fault(f"{path}.published_sd", "a deviation without a published number")
     walker.source(top.get("source"), f"{path}.source", bool(published or fails or printed))
     own = {} if "published" in top else _rows(walker, name, path, rows)
+    for column in fails:
+        known = walker.known(column, columns, f"{path}.fails", "column")
+        if known and (column in published or rows[column].get(own.get(column, ""))):
+            walker.fault(f"{path}.fails", f"'{column}' has a published number")
     return Model(name, own, **numbers, fails=fails, averages=printed, source=top.get("source"))
 
 
-def _rows(walker: Walker, name: str, path: str, rows: Mapping[str, list[str]]) -> dict[str, str]:
+def _rows(walker: Walker, name: str, path: str, rows: Mapping[str, _Rows]) -> dict[str, str]:
     """The row `COLUMN NAME` of every column."""
     found = {column: f"{column} {name}" for column in rows}
     for column, row in found.items():
         if rows[column]:
-            walker.known(row, rows[column], path, "row")
+            walker.known(row, list(rows[column]), path, "row")
     return found

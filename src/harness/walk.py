@@ -1,6 +1,6 @@
 """Plain containers of a YAML file, walked with all faults kept, so that one pass tells them all."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from .stats import SCALES
@@ -9,7 +9,7 @@ from .words import near
 NUMBER = (int, float)
 TEXT, LIST, MAPPING = (str,), (list,), (dict,)
 
-Kinds = Mapping[str, tuple[type, ...]]
+Kinds = dict[str, tuple[type, ...]]
 
 
 def is_kind(value: object, types: tuple[type, ...]) -> bool:

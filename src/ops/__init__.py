@@ -44,3 +44,6 @@ from .processes import sum_over_processes as sum_over_processes
 from .processes import world_size as world_size
 from .scan import diagonal_scan as diagonal_scan
 from .scan import diagonal_scan_plain as diagonal_scan_plain
+from .transfer import dense_transfer as dense_transfer
+from .transfer import diagonal_transfer as diagonal_transfer
+from .transfer import phi as phi

@@ -83,16 +83,46 @@ def _columns(abar: Tensor, x: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return columns, abar
 
 
+def _rows(rows: Tensor, abar: Tensor, count: int) -> Tensor:
+    """(dim, R, count, N) of rows Abar^j: doubled twice, then four at a time (the fastest of four measured)."""
+    block = rows.unsqueeze(-2)
+    while block.shape[-2] < 4 and 4 * block.shape[-2] <= count:
+        block = torch.cat([block, _times(block, abar)], dim=-2)
+        abar = abar @ abar
+    blocks = [block]
+    for _ in range(-(-count // block.shape[-2]) - 1):
+        blocks.append(_times(blocks[-1], abar))
+    return torch.cat(blocks, dim=-2)[..., :count, :]
+
+
+def _times(block: Tensor, abar: Tensor) -> Tensor:
+    return (block.flatten(1, 2) @ abar).view(block.shape)
+
+
+def dense_kernel(
+    rows: Float[Tensor, "directions dim state"],
+    abar: Float[Tensor, "dim state state"],
+    bbar: Float[Tensor, "dim state"],
+    length: int,
+) -> Float[Tensor, "directions dim length"]:
+    """`rows Abar^l Bbar`, l = 0..length-1, in two levels. Memory O(dim (N^2 log L + N sqrt(L) + L))."""
+    columns, power = _columns(abar, bbar, _block(length))
+    left = _rows(rows.transpose(0, 1), power, -(-length // columns.shape[-1]))
+    kernel = (left.flatten(1, 2) @ columns).unflatten(1, left.shape[1:3])
+    return kernel.flatten(-2)[..., :length].transpose(0, 1)
+
+
 def dense_power(
     abar: Float[Tensor, "dim state state"], x: Float[Tensor, "*batch dim state"], exponent: int
 ) -> Float[Tensor, "*batch dim state"]:
     """`Abar^exponent x`, in the type of x; the powers in that of Abar."""
     x = x.unsqueeze(-1)
-    while exponent:
-        if exponent % 2:
-            x = abar.to(x.dtype) @ x
-        exponent //= 2
-        abar = abar @ abar if exponent else abar
+    with _no_autocast(x):
+        while exponent:
+            if exponent % 2:
+                x = abar.to(x.dtype) @ x
+            exponent //= 2
+            abar = abar @ abar if exponent else abar
     return x.squeeze(-1)
 
 
@@ -127,10 +157,8 @@ def dense_response(
     """`rows Abar^l x`, l = 0..length-1, for every x, in two levels and in the type of x."""
     with _no_autocast(x):
         columns, power = _columns(abar, x, _block(length))
-        left = [rows.unsqueeze(-2)]
-        for _ in range(-(-length // columns.shape[-1]) - 1):
-            left.append(left[-1] @ power)
-        return (torch.cat(left, dim=-2).to(x.dtype) @ columns).flatten(-2)[..., :length]
+        left = _rows(rows.unsqueeze(1), power, -(-length // columns.shape[-1]))[:, 0]
+        return (left.to(x.dtype) @ columns).flatten(-2)[..., :length]
 
 
 def dense_accumulate(

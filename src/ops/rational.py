@@ -136,7 +136,7 @@ def _inverse(coefficients: Tensor, nodes: _Nodes, tile: slice) -> Tensor:
     conjugate = torch.stack([basis[:, 0], -basis[:, 1]], dim=1).flatten(1)
     d = torch.addmm(square.flatten(), coefficients.flatten(0, 1), conjugate)
     d = d.reshape(*coefficients.shape[:2], 2, -1)
-    modulus = d[:, :, 0].square().addcmul_(d[:, :, 1], d[:, :, 1])
+    modulus = (d[:, :, 0] * d[:, :, 0]).addcmul_(d[:, :, 1], d[:, :, 1])  # `square` is slower
     return d.mul_(modulus.reciprocal_().unsqueeze(2))
 
 
@@ -162,7 +162,7 @@ def _sums_backward(
         # d(1/D) = -dD/D^2
         toward = torch.bmm(rows.mT, above).unflatten(-1, (2, -1))
         x, y = inverse[:, :, 0], inverse[:, :, 1]
-        even, odd = y.square().addcmul_(x, x, value=-1), (x * y).mul_(-2)
+        even, odd = (y * y).addcmul_(x, x, value=-1), (x * y).mul_(-2)
         grad_d = torch.empty_like(toward)
         torch.mul(toward[:, :, 0], even, out=grad_d[:, :, 0]).addcmul_(toward[:, :, 1], odd)
         torch.mul(toward[:, :, 1], even, out=grad_d[:, :, 1]).addcmul_(toward[:, :, 0], odd, value=-1)

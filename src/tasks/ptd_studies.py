@@ -160,7 +160,7 @@ class FourierGain:
         # the layer was made in single precision
         layer.log_dt.fill_(math.log(self.dt))
         layer.A_re.copy_(init.encode_real(a.real))
-        layer.A_im.copy_(a.imag)
+        layer.get_parameter("A_im").copy_(a.imag)
         layer.B.copy_(torch.view_as_real(b * found.weight))  # real and positive, as in S4D
         layer.C.copy_(torch.view_as_real(c).unsqueeze(0))
         return layer

@@ -48,10 +48,12 @@ class Regression(Task):
             raise ValueError(f"metrics={list(metrics)}: must be some of {', '.join(METRICS)}")
         if any(r < 2 for r in rates):
             raise ValueError(f"rates={list(rates)}: each must be a whole number of at least 2")
-        self.target_scale, self.names, self.rates = target_scale, tuple(metrics), tuple(rates)
+        self.target_scale, self.rates = target_scale, tuple(rates)
         self.monitor = f"val/{metrics[0]}"
         stages = ("val", "test", *(f"test_rate{r}" for r in rates))
-        self.evaluation = nn.ModuleDict({stage: MeanMetric() for stage in stages})
+        self.evaluation = nn.ModuleDict(
+            {stage: nn.ModuleDict({name: MeanMetric() for name in metrics}) for stage in stages}
+        )
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         output = self.model(*model_inputs(batch))
@@ -66,14 +68,19 @@ class Regression(Task):
             self._update(f"test_rate{rate}", self.model(*model_inputs(slower), rate=float(rate)), slower)
 
     def _update(self, stage: str, output: Tensor, batch: Batch) -> None:
-        self.evaluation[stage].update(_errors(output.float(), batch), batch["mask"].float())  # type: ignore[operator]
+        errors, weight = _errors(output.float(), batch), batch["mask"].float()
+        for mean in self.evaluation[stage].values():  # type: ignore[operator]
+            mean.update(errors, weight)
 
     def metrics_of(self, stage: str) -> dict[str, Any]:
-        found = {name: _View(self.evaluation[stage], name, self.target_scale) for name in self.names}
+        found = self._views(stage, "")
         for rate in self.rates if stage == "test" else ():
-            mean = self.evaluation[f"test_rate{rate}"]
-            found |= {f"{name}_rate{rate}": _View(mean, name, self.target_scale) for name in self.names}
+            found |= self._views(f"test_rate{rate}", f"_rate{rate}")
         return found
+
+    def _views(self, stage: str, suffix: str) -> dict[str, Any]:
+        means = self.evaluation[stage].items()  # type: ignore[operator]
+        return {name + suffix: _View(mean, name, self.target_scale) for name, mean in means}
 
 
 def _is_masked(batch: Batch) -> bool:

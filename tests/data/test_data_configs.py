@@ -1,10 +1,10 @@
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 import yaml
 
 import eigenzoo.data
+from eigenzoo.harness.build import build
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "data").glob("*.yaml"))
 
@@ -12,8 +12,7 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "data").glob("*.yaml")
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_builds_its_data_module_and_knows_its_sizes(path):
     node = yaml.safe_load(path.read_text())
-    module, name = node.pop("_target_").rsplit(".", 1)
-    data = getattr(import_module(module), name)(**node, seed=0)
+    data = build(node, "data", seed=0)
     assert set(data.sizes) in ({first, "dim_out", "length"} for first in ("dim_in", "vocabulary"))
     assert min(data.sizes.values()) >= 1
     assert data.batch_size == node["batch_size"]

@@ -1,4 +1,5 @@
 import hashlib
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -26,9 +27,9 @@ TABLE = {  # contour, margins, length, radius, thickness, seed distance, continu
 
 @pytest.fixture(scope="module")
 def scenes():
-    """400 scenes at 16x16, and 40 at 32x32."""
+    """60 scenes at 16x16, and 10 at 32x32."""
     return {
-        size: [scene_of(pathfinder_spec(size), 0, i) for i in range(n)] for size, n in ((16, 400), (32, 40))
+        size: [scene_of(pathfinder_spec(size), 0, i) for i in range(n)] for size, n in ((16, 60), (32, 10))
     }
 
 
@@ -68,22 +69,20 @@ def test_brush_directions_weights_and_footprints(size, margin):
 def test_a_circle_is_a_disk(size):
     spec = pathfinder_spec(size)
     patch = circle_patch(spec)
-    assert patch.sum() == pytest.approx(np.pi * spec.radius**2, rel=0.25)
-    assert patch[patch.shape[0] // 2, patch.shape[0] // 2] == 1
-    np.testing.assert_allclose(patch, patch.T, atol=1e-6)
-    np.testing.assert_allclose(patch, patch[::-1, ::-1], atol=1e-6)
+    assert patch.sum() == pytest.approx(np.pi * spec.radius**2, rel=0.35)
+    assert patch[patch.shape[0] // 2, patch.shape[0] // 2] > 0.98
+    np.testing.assert_allclose(patch, patch.T, atol=0.02)
+    np.testing.assert_allclose(patch, patch[::-1, ::-1], atol=0.02)
 
 
 @pytest.mark.parametrize("size", [16, 32])
 def test_label_one_is_both_ends_of_one_snake(scenes, size):
-    spec, starts = pathfinder_spec(size), []
+    starts = []
     for index, scene in enumerate(scenes[size]):
         assert scene.label == index % 2
         start = next(s for s in (0, 1) if (scene.circles[0] == scene.ends[s, 0]).all())
         stop = start if scene.label else 1 - start
         assert (scene.circles[1] == scene.ends[stop, 1]).all()
-        own, other = np.linalg.norm(scene.ends[start, 0] - scene.ends[:, 1], axis=1)
-        assert abs(own - other) <= spec.tolerance
         for snake, (first, last) in zip(scene.snakes, scene.ends, strict=False):
             assert (snake[0][:2] == first).all() and (snake[-1][:2] == last).all()
         starts.append(start)
@@ -93,7 +92,7 @@ def test_label_one_is_both_ends_of_one_snake(scenes, size):
 @pytest.mark.parametrize("size", [16, 32])
 def test_snakes_are_chains_that_keep_their_gaps_and_do_not_cross(scenes, size):
     spec = pathfinder_spec(size)
-    for scene in scenes[size][:40]:
+    for scene in scenes[size][:20]:
         brush = brush_for(spec, scene.margin)
         assert [len(s) for s in scene.snakes[:2]] == [spec.contour_length] * 2
         assert all(len(s) == spec.distractor_length for s in scene.snakes[2:])
@@ -114,6 +113,15 @@ def test_snakes_are_chains_that_keep_their_gaps_and_do_not_cross(scenes, size):
         canvas = Canvas(spec, scene.margin, np.random.default_rng(0))
         first, second = scene.snakes[:2]
         assert not any(canvas.crosses(a, b) for a in first for b in second)
+
+
+def test_within_a_tolerance_both_labels_have_equal_distances():
+    spec = replace(SMALL, tolerance=0.5)
+    for index in range(10):
+        scene = scene_of(spec, 0, index)
+        start = next(s for s in (0, 1) if (scene.circles[0] == scene.ends[s, 0]).all())
+        one, other = np.linalg.norm(scene.ends[start, 0] - scene.ends[:, 1], axis=1)
+        assert abs(one - other) <= 0.5
 
 
 def test_the_second_snake_begins_at_the_seed_distance_and_the_first_in_the_middle(scenes):
@@ -146,7 +154,7 @@ def test_crossing_and_room():
 @pytest.mark.parametrize("size", [16, 32])
 def test_dashes_are_darker_than_the_circles_and_lie_where_the_geometry_says(scenes, size):
     spec = pathfinder_spec(size)
-    for scene in scenes[size][:20]:
+    for scene in scenes[size][:10]:
         image = draw_scene(spec, scene)
         assert image.shape == (size, size) and image.dtype == np.uint8
         assert all(image[row, column] == 255 for row, column in scene.circles)
@@ -161,68 +169,95 @@ def test_dashes_are_darker_than_the_circles_and_lie_where_the_geometry_says(scen
 
 @pytest.fixture(scope="module")
 def drawn():
-    return draw_split(replace(SMALL, train=3000), "train", workers=1)
-
-
-def test_images_are_a_function_of_seed_split_and_number(drawn):
-    x = drawn["x"].numpy()
-    assert x.shape == (3000, 256) and x.dtype == np.uint8
-    assert np.array_equal(draw_range(SMALL, 0, 100, 130), x[100:130])
-    assert not np.array_equal(draw_range(SMALL, 1, 100, 110), x[100:110])
-    assert not np.array_equal(draw_range(replace(SMALL, data_seed=1), 0, 100, 110), x[100:110])
-    assert drawn["y"].tolist() == [0, 1] * 1500
-    assert len(np.unique(x, axis=0)) == 3000
+    """64 + 64 + 12 images, drawn by two processes."""
+    return draw_split(replace(SMALL, train=140), "train", workers=2)
 
 
 @pytest.mark.process
-def test_any_number_of_processes_draws_the_same(drawn):
-    spec = replace(SMALL, train=200)
-    assert torch.equal(draw_split(spec, "train", workers=2)["x"], drawn["x"][:200])
+def test_images_are_a_function_of_seed_split_and_number(drawn):
+    x = drawn["x"].numpy()
+    assert x.shape == (140, 256) and x.dtype == np.uint8
+    assert np.array_equal(draw_range(SMALL, 0, 60, 68), x[60:68])
+    assert np.array_equal(draw_range(SMALL, 0, 136, 140), x[136:])
+    assert not np.array_equal(draw_range(SMALL, 1, 60, 64), x[60:64])
+    assert not np.array_equal(draw_range(replace(SMALL, data_seed=1), 0, 60, 64), x[60:64])
+    assert drawn["y"].tolist() == [0, 1] * 70
+    assert len(np.unique(x, axis=0)) == 140
+
+
+@pytest.mark.process
+def test_another_process_draws_the_same_and_needs_no_torch(drawn):
     code = (
-        "import hashlib, sys; from eigenzoo.data.pathfinder import draw_range, pathfinder_spec\n"
+        "import hashlib, sys; from eigenzoo.data.pathfinder import draw_range\n"
+        "from eigenzoo.data.pathfinder_spec import pathfinder_spec\n"
         "assert 'torch' not in sys.modules\n"
         "print(hashlib.sha256(draw_range(pathfinder_spec(16), 0, 0, 50).tobytes()).hexdigest())"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    env = os.environ | {"PYTHONHASHSEED": "7"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     assert done.stdout.strip() == hashlib.sha256(drawn["x"][:50].numpy().tobytes()).hexdigest()
 
 
-def leaks(spec, count):
-    """Accuracy on the second half of logistic regressions trained on the first: pixels, and statistics."""
-    scenes = [scene_of(spec, 0, i) for i in range(count)]
-    x = np.stack([draw_scene(spec, s) for s in scenes]).reshape(count, -1) / 255
-    apart = np.array([np.linalg.norm(s.circles[0] - s.circles[1]) for s in scenes])
+def leaks(folder, size, count, tolerance=None):
+    """How well labels are told: (by pixels, by statistics; largest step between the distances of the labels).
+
+    Accuracies on the second half of logistic regressions trained on the first. A process of its own draws:
+    what is checked at run time in tests makes drawing ten times as slow.
+    """
+    change = "" if tolerance is None else f"spec = replace(spec, tolerance={tolerance})"
+    code = f"""
+import numpy as np
+from dataclasses import replace
+from eigenzoo.data.pathfinder import draw_scene, scene_of
+from eigenzoo.data.pathfinder_spec import pathfinder_spec
+spec = pathfinder_spec({size})
+{change}
+scenes = [scene_of(spec, 0, i) for i in range({count})]
+np.savez({str(folder / "drawn.npz")!r}, circles=[s.circles for s in scenes], x=[draw_scene(spec, s) for s in scenes])
+"""
+    subprocess.run([sys.executable, "-c", code.replace("inf)", "float('inf'))")], check=True)
+    drawn = np.load(folder / "drawn.npz")
+    x, apart = (
+        drawn["x"].reshape(count, -1) / 255,
+        np.linalg.norm(np.diff(drawn["circles"], axis=1)[:, 0], axis=1),
+    )
     statistics = np.stack([apart, apart**2, x.mean(1), (x > 0.15).mean(1)], 1)
     statistics = (statistics - statistics.mean(0)) / statistics.std(0)
     y, half = np.arange(count) % 2, count // 2
-    return [
+    accuracies = [
         LogisticRegression(C=c, max_iter=300).fit(z[:half], y[:half]).score(z[half:], y[half:])
         for z, c in ((x, 0.01), (statistics, 1.0))
-    ], [apart[y == label] for label in (0, 1)]
+    ]
+    ones, zeros = apart[y == 1], apart[y == 0]
+    return accuracies, max(abs((ones <= t).mean() - (zeros <= t).mean()) for t in np.unique(apart))
 
 
-def step_between(a, b):
-    """The largest distance between two empirical distribution functions."""
-    points = np.union1d(a, b)
-    return max(abs((a <= t).mean() - (b <= t).mean()) for t in points)
-
-
-def test_linear_models_and_the_distance_of_the_circles_are_at_chance():
-    count = 3000
-    accuracies, apart = leaks(SMALL, count)
-    # Four standard deviations of a fair coin over half of the images.
+def check_chance(accuracies, count):
+    """Within four standard deviations of a fair coin over half of the images."""
     assert all(abs(a - 0.5) < 4 * 0.5 / (count / 2) ** 0.5 for a in accuracies), accuracies
-    matched = step_between(*apart)
-    _, apart = leaks(replace(SMALL, tolerance=float("inf")), count)
-    assert matched < 0.06 < 0.08 < step_between(*apart)
+
+
+@pytest.mark.process
+def test_linear_models_and_the_distance_of_the_circles_are_at_chance(tmp_path):
+    accuracies, step = leaks(tmp_path, 16, 4000)
+    check_chance(accuracies, 4000)
+    assert step < 0.06
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("size", "count"), [(16, 20000), (32, 10000)])
-def test_linear_models_are_at_chance_on_many_images(size, count):
-    accuracies, apart = leaks(pathfinder_spec(size), count)
-    assert all(abs(a - 0.5) < 4 * 0.5 / (count / 2) ** 0.5 for a in accuracies), accuracies
-    assert step_between(*apart) < 0.05
+@pytest.mark.parametrize(("size", "count", "most"), [(16, 20000, 0.04), (32, 10000, 0.07)])
+def test_linear_models_are_at_chance_on_many_images(tmp_path, size, count, most):
+    accuracies, step = leaks(tmp_path, size, count)
+    check_chance(accuracies, count)
+    assert step < most
+
+
+@pytest.mark.slow
+def test_at_256_the_distance_would_tell_the_label_and_is_matched(tmp_path):
+    accuracies, step = leaks(tmp_path, 256, 2000)
+    check_chance(accuracies[1:], 2000)
+    assert step < 0.1
+    assert leaks(tmp_path, 256, 1000, tolerance=float("inf"))[1] > 0.2
 
 
 def test_the_data_module_hands_out_pixels_as_floating_point():

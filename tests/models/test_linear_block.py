@@ -17,7 +17,9 @@ def test_it_is_the_layer():
     block, u = LinearBlock(layer, 3), torch.randn(2, 9, 3)
     assert torch.equal(block(u), layer(u)) and torch.equal(block(u, rate=2.0), layer(u, rate=2.0))
     assert block.output_norm() is None
-    assert {name for name, _ in block.named_parameters()} == {f"layer.{n}" for n, _ in layer.named_parameters()}
+    assert {name for name, _ in block.named_parameters()} == {
+        f"layer.{n}" for n, _ in layer.named_parameters()
+    }
 
 
 def test_padding_does_not_reach_the_layer():

@@ -117,7 +117,7 @@ def test_every_real_eigenvalue_and_one_of_each_pair_is_kept():
     real = int((found.raw.imag == 0).sum())
     assert real > 0 and found.kept.sum() == (64 - real) // 2 + real
     assert (found.weight == 0.5).sum() == real and (found.weight == 1).sum() == (64 - real) // 2
-    values, copies = PTDInit().spectrum(64, 3), 3
+    values, copies = PTDInit(columns="unit").spectrum(64, 3), 3
     assert all(part.shape == (copies, found.kept.sum()) and part.dtype == torch.float64 for part in values)
     inputs = found.inverse @ legs_vector(64).to(found.raw.dtype)
     assert torch.allclose(values[2][0], inputs[found.kept].abs() * found.weight)
@@ -150,6 +150,35 @@ def test_s4d_with_the_transformed_c_has_the_kernel_of_the_dense_matrix(columns: 
     assert (layer.kernel(length)[0, 0] - torch.tensor(expected, dtype=torch.float64)).abs().max() < 1e-9
 
 
+@pytest.mark.parametrize("columns", ["unit", "input"])
+def test_s4d_starts_with_c_v_of_a_real_c(columns: str):
+    """Every channel's C is `c V` of one real row c, in the columns' scale; c is standard normal."""
+    torch.manual_seed(0)
+    found, init = perturbed_legs(16), PTDInit(columns=columns)
+    v = found.vectors[:, found.kept]
+    if columns == "input":
+        v = v * (found.inverse @ legs_vector(16).to(v.dtype))[found.kept]
+    outputs = torch.view_as_complex(init.output_map(2, 200, 16).double())
+    both = torch.cat([v.real, v.imag], 1)
+    wanted = torch.cat([outputs.real, outputs.imag], -1).flatten(0, 1)
+    # a row of weights per equation, because the columns' norms differ by orders of magnitude
+    weight = 1 / both.norm(dim=0)
+    c = torch.linalg.lstsq((both * weight).mT, (wanted * weight).mT).solution.mT
+    assert (c @ both - wanted).norm() < 1e-4 * wanted.norm()
+    assert c.std().item() == pytest.approx(1, abs=0.05)
+
+
+@torch.no_grad()
+def test_kernels_begin_at_the_size_of_the_other_initialisations():
+    """The large terms of a badly conditioned V cancel, because C is `C V`; an isotropic C would not do that."""
+    torch.manual_seed(0)
+    legs, ptd = (S4D(32, 32, init=init).kernel(196) for init in ("legs", PTDInit()))
+    assert 0.1 < ptd.norm() / legs.norm() < 10
+    isotropic = S4D(32, 32, init=PTDInit(columns="unit"))
+    isotropic.C.normal_()
+    assert isotropic.kernel(196).norm() > 100 * legs.norm()
+
+
 def test_a_layer_starts_from_it_and_says_so():
     layer = S4D(4, 32, init=PTDInit())
     assert layer.modes == PTDInit().spectrum(32, 1)[0].shape[-1] > 16
@@ -170,8 +199,10 @@ def test_s5_with_a_real_c_has_the_kernel_of_the_dense_matrix(symmetric: bool):
     found, b, c = perturbed_legs(n), legs_vector(n), torch.cat([row(n), 2 * row(n)], 1)
     kept = found.kept if symmetric else torch.ones(n, dtype=torch.bool)
     assert layer.modes == 2 * kept.sum() and layer.initialisation_report() == found.report()
-    outputs = torch.cat([part.to(found.raw.dtype) @ found.vectors[:, kept] for part in c.split(n, 1)], 1)
-    inputs = (found.inverse @ b.to(found.raw.dtype))[kept, None].repeat(2, 1)
+    _, v, inverse, _ = init.block_eigen(n)
+    outputs = torch.cat([part.to(v.dtype) @ v for part in c.split(n, 1)], 1)
+    inputs = (inverse @ b.to(v.dtype))[:, None].repeat(2, 1)
+    assert torch.allclose(torch.linalg.vector_norm(inverse, dim=1), torch.ones(1, dtype=torch.float64))
     with torch.no_grad():  # the layer was made in single precision
         layer.C.copy_(torch.view_as_real(outputs)[None])
         assert torch.allclose(torch.view_as_complex(layer.B), inputs, rtol=1e-5)

@@ -251,11 +251,15 @@ def test_copies_and_types(trainable: tuple[str, ...], tmp_path):
 
 
 @torch.no_grad()
-def test_autocast_leaves_the_kernel_alone():
-    layer = S4(2, 8, trainable=())
-    wanted = layer.kernel(50)
+@pytest.mark.parametrize("trainable", [("A", "B", "dt"), ()], ids=["trained", "frozen"])
+def test_autocast_leaves_kernels_and_states_alone(trainable: tuple[str, ...]):
+    layer, u = S4(2, 8, trainable=trainable), torch.randn(1, 20, 2)
+    start = torch.randn(1, 2, 4, dtype=torch.complex64)
+    plain = [layer.kernel(10), layer.kernel(50), *layer(u, state=start, return_state=True)]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(layer.kernel(50), wanted)
+        cast = [layer.kernel(10), layer.kernel(50), *layer(u, state=start, return_state=True)]
+    for value, wanted in zip(cast, plain, strict=True):
+        assert torch.equal(value, wanted)
 
 
 @torch.no_grad()

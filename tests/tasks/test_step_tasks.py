@@ -103,6 +103,19 @@ def test_metrics_of_a_regression():
             metric.reset()
 
 
+def test_every_metric_is_logged_before_it_starts_anew(monkeypatch):
+    task = Regression(Echo(), optim=OPTIM, metrics=("mse", "rmse"), rates=(2,))
+    task.update_metrics(per_position(), "test")
+    logged = {}
+    monkeypatch.setattr(task, "log", lambda name, value, **options: logged.update({name: float(value)}))
+    task.on_test_epoch_end()
+    for suffix in ("", "_rate2"):
+        assert logged[f"test/mse{suffix}"] > 0
+        assert logged[f"test/rmse{suffix}"] == pytest.approx(math.sqrt(logged[f"test/mse{suffix}"]))
+    task.update_metrics({**per_position(), "x": per_position()["y"]}, "test")
+    assert float(task.metrics_of("test")["mse"].compute()) == 0
+
+
 def test_another_sampling_rate():
     batch = per_position()
     task = Regression(Echo(), optim=OPTIM, metrics=("mse",), rates=(2, 3))
@@ -163,12 +176,13 @@ def nats_of(batch, lengths):
 def test_step_classification(lengths):
     batch = steps(lengths)
     rows = nats_of(batch, lengths or [4, 4, 4])
+    nats, hits = ([value for row in column for value in row] for column in zip(*rows, strict=True))
     task = StepClassification(Echo(), optim=OPTIM)
     loss = task.losses(batch)["cross_entropy"].item()
     assert loss == pytest.approx(np.mean([np.mean(n) if n else 0.0 for n, _ in rows]), rel=1e-5)
     found = evaluate(task, [batch])
-    assert found["loss"] == pytest.approx(np.mean(sum((n for n, _ in rows), [])), rel=1e-5)
-    assert found["accuracy"] == pytest.approx(np.mean(sum((h for _, h in rows), [])))
+    assert found["loss"] == pytest.approx(np.mean(nats), rel=1e-5)
+    assert found["accuracy"] == pytest.approx(np.mean(hits))
     assert found["sequence_accuracy"] == pytest.approx(np.mean([all(h) for _, h in rows if h]))
 
 

@@ -9,6 +9,7 @@ from .block import TiedDropout as TiedDropout
 from .linear_block import LinearBlock as LinearBlock
 from .pair import PairModel as PairModel
 from .ptd import PTDInit as PTDInit
+from .ptd import S5PTDInit as S5PTDInit
 from .s4 import S4 as S4
 from .s4 import DPLRInit as DPLRInit
 from .s4d import S4D as S4D

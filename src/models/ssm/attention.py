@@ -66,15 +66,19 @@ class SelfAttention(nn.Module):
         """
         if state is not None or return_state:
             self._check_causal()
-        past = self.initial_state(len(u)) if state is None else state
+        y, state = self._attend(u, mask, self.initial_state(len(u)) if state is None else state, rate)
+        return (y, state) if return_state else y
+
+    def _attend(
+        self, u: Tensor, mask: Tensor | None, past: AttentionState, rate: float
+    ) -> tuple[Tensor, AttentionState]:
         positions = past.position + rate * torch.arange(u.shape[1], device=u.device, dtype=torch.float64)
         query, key, value = self.project(u).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         query, key = rotate(query, positions), rotate(key, positions)
         key, value = torch.cat([past.keys, key], 2), torch.cat([past.values, value], 2)
         y = F.scaled_dot_product_attention(query, key, value, self._allowed(query, key, mask))
-        y = self.output(y.transpose(1, 2).flatten(2))
-        last = past.position + rate * u.shape[1]
-        return (y, AttentionState(key, value, last)) if return_state else y
+        state = AttentionState(key, value, past.position + rate * u.shape[1])
+        return self.output(y.transpose(1, 2).flatten(2)), state
 
     def _allowed(self, query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor | None:
         """Which key a query may see, (batch or 1, 1, queries, keys)."""
@@ -98,7 +102,8 @@ class SelfAttention(nn.Module):
         self, u_t: Float[Tensor, "batch dim"], state: AttentionState, rate: float = 1.0
     ) -> tuple[Float[Tensor, "batch dim"], AttentionState]:
         """One position; equal to `forward` for causal attention. Cost and state grow with the position."""
-        y, state = self.forward(u_t.unsqueeze(1), state=state, rate=rate, return_state=True)
+        self._check_causal()
+        y, state = self._attend(u_t.unsqueeze(1), None, state, rate)
         return y.squeeze(1), state
 
     def _check_causal(self) -> None:

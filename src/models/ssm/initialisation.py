@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from ...ops import legs_spectrum
@@ -92,6 +92,13 @@ class DiagonalInit:
             b = b.clamp(max=self.clip_b)
         return real * self.real_scale, imag * self.imag_scale, b
 
+    def output_map(
+        self, directions: int, dim: int, state_dim: int
+    ) -> Float[Tensor, "directions dim modes parts"]:
+        """The initial C: isotropic normal with E|C|^2 = 1, of the default type, on the default device."""
+        parts = 1 if self.is_real else 2
+        return torch.randn(directions, dim, state_dim // 2, parts) / math.sqrt(parts)
+
     def _real(self, modes: int, copies: int) -> Tensor:
         if self.real_random:
             # 1 - U lies in (0, 1]: the logarithm of the stored form exists
@@ -135,6 +142,11 @@ class DiagonalInit:
 
 
 _F64 = {"dtype": torch.float64, "device": "cpu"}
+
+
+def like_default(value: Tensor) -> Tensor:
+    """A copy in the default type on the default device, the meta device included."""
+    return torch.empty(value.shape, dtype=torch.get_default_dtype()).copy_(value)
 
 
 def check_choice(argument: str, value: str, known: tuple[str, ...]) -> None:

@@ -49,7 +49,8 @@ class PairModel(nn.Module):
         self.tower = TokenModel(
             vocabulary, dim, dim=dim, depth=depth, layer=layer, block=block, init=init, pool=pool
         )
-        self.tower.decoder = nn.Identity()  # the features themselves are compared
+        # the features themselves are compared
+        self.tower.decoder = nn.Identity()  # type: ignore[assignment]
         self.hidden = nn.Linear(4 * dim, dim)
         self.decoder = nn.Linear(dim, dim_out)
 

@@ -7,7 +7,8 @@ transfer function has spurious spikes (see `ops.transfer`). Here a small real E 
 
     A + E = V Lambda V^{-1},   B~ = V^{-1} b,   C~ = C V,
 
-so that the diagonal system is exactly that of a matrix near A. E is found by one of two methods:
+so that the diagonal system is exactly that of a matrix near A; C is real here and B, C random as in the layer
+that is initialised (S4D: b the LegS vector). E is found by one of two methods:
 
 | method | E |
 |---|---|
@@ -22,17 +23,19 @@ spectral norm (N = 64: max Re Lambda = 6.5 at 1e-2, 109 at 1e-1, and 3 to 5 for 
 and closest to S4, hence the default size 1e-4. Eigenvalues with Re > -1e-3 are moved to Re = -0.1, and counted.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Complex128, Float64
+from jaxtyping import Complex128, Float, Float64
 from torch import Tensor
 
 from ...ops import legs_matrix, legs_vector
-from .initialisation import DiagonalInit, check_choice
-from .s5_init import S5Init
+from .initialisation import DiagonalInit, check_choice, like_default
+from .s5_init import S5Init, truncated_normal
 
 _COLUMNS = ("unit", "input")
 _SIZES = {"gauss": 1e-4, "opt": 1e-2}
@@ -86,6 +89,9 @@ def perturbed_legs(
     gamma: float = 1.0,
 ) -> PerturbedLegs:
     """The eigen-decomposition of a perturbed LegS matrix; depends on nothing but its arguments.
+
+    Where linear algebra rounds differently, results of `opt` agree in about two digits only, as each of its
+    300 steps leads through an eigen-decomposition.
 
     Args:
         state_dim: N, even.
@@ -166,15 +172,14 @@ class PTDInit(DiagonalInit):
     """S4-PTD: A and B of `S4D` from a perturbed LegS matrix, all copies alike.
 
     One of each conjugate pair is kept, and every real eigenvalue with half its B, since S4D's output is
-    `2 Re sum_n C_n x_n`: so there are N/2 modes plus half the number of real eigenvalues. The kernel holds
-    only the products `C_n B_n`, and S4D's C is isotropic, so that the phases of `V^{-1} b` do not matter and
-    `B_n = |(V^{-1} b)_n|` is real and positive, as in the other initialisations. C is S4D's own random one,
-    not `C V` of a random C.
+    `2 Re sum_n C_n x_n`: so there are N/2 modes plus half the number of real eigenvalues. The stored C is
+    `C V` of a real C with independent N(0, 1) entries: the initial kernel is that of `(A + E, b, C)`.
 
     Args:
         method, size, seed, gamma: see `perturbed_legs`.
-        columns: `unit`: V has columns of norm 1 (B_n is large then, of the order of cond(V) at most); `input`:
-            columns such that B_n = 1 before the halving, as for `lin` and `inv`.
+        columns: scale of V's columns, which shares the products `C_n B_n` out between the two. `input`:
+            B_n = 1 before the halving, as for `lin` and `inv`; `unit`: columns of norm 1, hence B_n of up to
+            cond(V) beside C_n of order 1, which a step of Adam on C moves far.
         real_transform, dt_transform: see `DiagonalInit`.
 
     Raises:
@@ -191,7 +196,7 @@ class PTDInit(DiagonalInit):
     size: float | None = field(default=None, kw_only=True)
     seed: int = field(default=0, kw_only=True)
     gamma: float = field(default=1.0, kw_only=True)
-    columns: str = field(default="unit", kw_only=True)
+    columns: str = field(default="input", kw_only=True)
 
     def __post_init__(self) -> None:
         check_choice("real_transform", self.real_transform, ("exp", "relu", "none"))
@@ -208,6 +213,17 @@ class PTDInit(DiagonalInit):
             b = b * (found.inverse @ legs_vector(state_dim).to(found.inverse.dtype))[found.kept].real
         return tuple(x.expand(copies, -1) for x in (a.real, a.imag, b))
 
+    def output_map(
+        self, directions: int, dim: int, state_dim: int
+    ) -> Float[Tensor, "directions dim modes parts"]:
+        """`C V` of a real standard normal C; of the default type, on the default device."""
+        found = self._legs(state_dim)
+        v = found.vectors[:, found.kept]
+        if self.columns == "input":
+            v = v * (found.inverse @ legs_vector(state_dim).to(v.dtype))[found.kept]
+        c = torch.randn(directions, dim, state_dim, dtype=torch.float64, device="cpu")
+        return like_default(torch.view_as_real(c.to(v.dtype) @ v))
+
     def report(self, state_dim: int) -> dict[str, float]:
         """`ptd_real_eigenvalues`, `ptd_clipped` (both of the N), `ptd_condition`, `ptd_size`, for a record."""
         return self._legs(state_dim).report()
@@ -221,7 +237,10 @@ class S5PTDInit(S5Init):
     """S5-PTD: Lambda and the bases of `S5`, `B~ = V^{-1} B` and `C~ = C V`, from a perturbed LegS per block.
 
     One of each conjugate pair is kept with weight 1 and every real eigenvalue with weight 1/2; without symmetry
-    all eigenvalues are, with weight 1/2.
+    all eigenvalues are, with weight 1/2. Columns of V are scaled such that the rows of V^{-1} have norm 1, as
+    those of a unitary basis have. C is real, with the variance that `c_init` says: with one dt for all modes the
+    initial system is that of `(A + E, B, C)`. S5 draws a dt for each mode: then the large terms of a badly
+    conditioned V cancel in part only, and the outputs begin larger than from LegS's normal part.
 
     Args:
         method, size, seed, gamma: see `perturbed_legs`; all blocks are alike.
@@ -256,11 +275,17 @@ class S5PTDInit(S5Init):
     ]:
         """(Lambda, V, V^{-1}, weight) of one block; see `S5Init.block_eigen`."""
         found = self._legs(size)
+        scale = torch.linalg.vector_norm(found.inverse, dim=1)
+        v, inverse = found.vectors * scale, found.inverse / scale.unsqueeze(1)
         if not self.symmetric:
             half = torch.full((size,), 0.5, dtype=torch.float64, device="cpu")
-            return found.eigenvalues, found.vectors, found.inverse, half
+            return found.eigenvalues, v, inverse, half
         kept = found.kept
-        return found.eigenvalues[kept], found.vectors[:, kept], found.inverse[kept], found.weight
+        return found.eigenvalues[kept], v[:, kept], inverse[kept], found.weight
+
+    def output_map(self, shape: Sequence[int], fan_in: int) -> Complex128[Tensor, "..."]:
+        """C before the change of basis: real."""
+        return truncated_normal(shape, fan_in).to(torch.complex128) * math.sqrt(2)
 
     def report(self, block_size: int) -> dict[str, float]:
         """As `PTDInit.report`, of one block of that size."""

@@ -34,6 +34,7 @@ from ...ops import Pair, fft_conv
 from ...ops.dense import (
     combine_states,
     dense_accumulate,
+    dense_kernel,
     dense_kernel_basis,
     dense_matrices,
     dense_power,
@@ -162,7 +163,7 @@ class S4(ParameterCache):
         a = Pair(-torch.exp(self.A_re.double()), self.A_im.double())
         return DPLR(*(self._per_channel(x) for x in (a, _pair(self.P), _pair(self.B))))
 
-    def discretise(self, rate: float = 1.0) -> DPLRStep:
+    def recurrence(self, rate: float = 1.0) -> DPLRStep:
         """Abar as diagonal and low rank, and Bbar, at step `rate * dt`, in float64."""
         return dplr_discretise(self.continuous(), self._dt(rate))
 
@@ -204,12 +205,11 @@ class S4(ParameterCache):
             basis = self._frozen_basis(length, rate)
             if basis is not None:
                 return combine_states(output_row(c).to(self._dtype), *basis)
-        # measured for float32 and float64, forward and backward; a compiled graph must not depend on the length
+        # where the two cost the same, measured at N = 64 and 256; a compiled graph must not depend on the length
         if compiling or 4 * length < self.state_dim**2:
             return dplr_kernel(self.continuous(), c, dt, length, dtype=self._dtype)
         abar, bbar = dense_matrices(dplr_discretise(self.continuous(), dt))
-        rows = output_row(c)
-        return torch.stack([dense_response(row, abar, bbar, length) for row in rows]).to(self._dtype)
+        return dense_kernel(output_row(c), abar, bbar, length).to(self._dtype)
 
     def _frozen_basis(self, length: int, rate: float) -> tuple[Tensor, list[Tensor]] | None:
         """The state kernels of each distinct (copy, dt) and its channels, kept in training too.
@@ -226,7 +226,7 @@ class S4(ParameterCache):
             if len(groups) * self.state_dim * length > _LARGEST_BASIS:
                 return None
             first = torch.stack([members[0] for members in groups])
-            abar, bbar = dense_matrices(self.discretise(rate))
+            abar, bbar = dense_matrices(self.recurrence(rate))
             basis = dense_kernel_basis(abar[first], bbar[first], length).to(self._dtype)
         self._basis = (key, (basis, groups))
         return self._basis[1]
@@ -271,7 +271,7 @@ class S4(ParameterCache):
 
     def _through_states(self, u: Tensor, state: Tensor | None, rate: float) -> tuple[Tensor, Tensor]:
         """What the initial state adds, `2 Re C Abar^{k+1} x_{-1}`, and the final state."""
-        abar, bbar = dense_matrices(self.discretise(rate))
+        abar, bbar = dense_matrices(self.recurrence(rate))
         final = dense_accumulate(abar, bbar, u.to(self._dtype))
         if state is None:
             return u.new_zeros(()), from_real(final)
@@ -297,7 +297,7 @@ class S4(ParameterCache):
         return (y + self.D * u_t).to(u_t.dtype), state
 
     def _step_matrices(self, rate: float) -> tuple[Tensor, ...]:
-        matrices = (*self.discretise(rate), Pair(*(x[0] for x in _pair(self.C))))
+        matrices = (*self.recurrence(rate), Pair(*(x[0] for x in _pair(self.C))))
         return tuple(x.complex().to(self._dtype.to_complex()) for x in matrices)
 
     def _check_recurrent(self) -> None:

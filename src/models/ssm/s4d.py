@@ -47,7 +47,7 @@ from ...ops import (
 )
 from .caching import ParameterCache
 from .initialisation import DiagonalInit as DiagonalInit
-from .initialisation import check_choice
+from .initialisation import check_choice, like_default
 
 _TRAINABLE = ("A", "B", "dt")
 
@@ -117,14 +117,12 @@ class S4D(ParameterCache):
         parts = 1 if self.init.is_real else 2
         b = torch.stack([b, torch.zeros_like(b)], dim=-1)[..., :parts]
         self._store("B", b, "B" in trainable)
-        c = torch.randn(1 + self.bidirectional, self.dim, self.modes, parts) / math.sqrt(parts)
-        self.C = nn.Parameter(c)
+        self.C = nn.Parameter(self.init.output_map(1 + self.bidirectional, self.dim, self.state_dim))
         self.D = nn.Parameter(torch.randn(self.dim))
 
     def _store(self, name: str, value: Tensor | None, trainable: bool) -> None:
         if value is not None:
-            # through a list, so that a default device or dtype applies, the meta device included
-            value = torch.tensor(value.tolist(), dtype=torch.get_default_dtype())
+            value = like_default(value)
         if trainable:
             self.register_parameter(name, None if value is None else nn.Parameter(value))
         else:

@@ -40,9 +40,8 @@ from ...errors import NonFiniteError
 from ...ops import Pair, log_mobius, multiply, phi1
 from ...ops.scan import diagonal_scan
 from .caching import ParameterCache
-from .initialisation import check_choice
+from .initialisation import check_choice, like_default
 from .s5_init import S5Init as S5Init
-from .s5_init import truncated_normal
 
 _C_INITS = ("lecun", "trunc", "complex")
 _CLIP = -1e-4  # largest Re Lambda with clip_eigs
@@ -110,18 +109,17 @@ class S5(ParameterCache):
         self._store("B", torch.view_as_real((v_inverse @ b.to(v.dtype)).flatten(0, 1)), "B")
         self._store("C", torch.view_as_real(self._initial_c(v)))
         self._store("D", torch.randn(self.dim, **_F64))
-        self.register_buffer("weight", _like_default(weight.real.repeat(self.blocks)))
+        self.register_buffer("weight", like_default(weight.real.repeat(self.blocks)))
 
     def _initial_c(self, v: Tensor) -> Tensor:
         lead = (1 + self.bidirectional, self.dim)
         if self.c_init == "complex":
             return torch.randn(*lead, self.modes, dtype=torch.complex128, device="cpu")
         fan_in = self.state_dim * (self.dim if self.c_init == "lecun" else 1)
-        parts = truncated_normal((*lead, self.blocks, len(v), 2), fan_in)
-        return (torch.view_as_complex(parts) @ v).flatten(2)
+        return (self.init.output_map((*lead, self.blocks, len(v)), fan_in) @ v).flatten(2)
 
     def _store(self, name: str, value: Tensor, switch: str | None = None) -> None:
-        value = _like_default(value)
+        value = like_default(value)
         if switch is None or switch in self.init.trainable:
             self.register_parameter(name, nn.Parameter(value))
         else:
@@ -283,11 +281,6 @@ class S5(ParameterCache):
 
 
 _F64 = {"dtype": torch.float64, "device": "cpu"}
-
-
-def _like_default(value: Tensor) -> Tensor:
-    """A copy in the default type on the default device, the meta device included."""
-    return torch.empty(value.shape, dtype=torch.get_default_dtype()).copy_(value)
 
 
 def _column(x: Pair) -> Pair:

@@ -83,6 +83,10 @@ class S5Init:
             return legs_vector(state_dim // blocks).repeat(blocks).unsqueeze(-1).expand(-1, dim)
         return truncated_normal((state_dim, dim), state_dim)
 
+    def output_map(self, shape: Sequence[int], fan_in: int) -> Complex128[Tensor, "..."]:
+        """C before the change of basis, variance 1/fan_in of real and imaginary part each."""
+        return torch.view_as_complex(truncated_normal((*shape, 2), fan_in))
+
 
 def truncated_normal(shape: Sequence[int], fan_in: int) -> Float64[Tensor, "..."]:
     """Normal numbers cut off at two standard deviations, scaled to variance 1/fan_in; float64 on the CPU."""
