@@ -39,6 +39,7 @@ from .pairs import expm1 as expm1
 from .pairs import log_mobius as log_mobius
 from .pairs import multiply as multiply
 from .pairs import phi1 as phi1
+from .pairs import stored_pair as stored_pair
 from .pairs import to_pair as to_pair
 from .processes import sum_over_processes as sum_over_processes
 from .processes import world_size as world_size

@@ -39,7 +39,7 @@ def vandermonde(weights: Pair, log_z: Pair, length: int) -> Float[Tensor, "*lead
     coarse = multiply(weights, _powers(log_z, rows, block, dtype))
     left = torch.cat([coarse.re, -coarse.im], dim=-2)
     right = torch.cat([fine.re, fine.im], dim=-2)
-    with _no_autocast(left):
+    with no_autocast(left):
         kernel = 2 * torch.einsum("...hnj,hnt->...hjt", left, right)
     return kernel.flatten(-2)[..., :length]
 
@@ -53,7 +53,7 @@ def vandermonde_transpose(
     folded = torch.nn.functional.pad(u, (0, rows * block - length)).unflatten(-1, (rows, block))
     fine = _powers(log_z, block, 1, u.dtype).complex()
     coarse = _powers(log_z, rows, block, u.dtype).complex()
-    with _no_autocast(u):
+    with no_autocast(u):
         partial = torch.einsum("...hjt,hnt->...hnj", folded.to(fine.dtype), fine)
     return (partial * coarse).sum(-1)
 
@@ -66,7 +66,7 @@ def vandermonde_plain(
     return 2 * torch.einsum("...hn,hnl->...hl", weights, powers).real
 
 
-def _no_autocast(x: Tensor) -> AbstractContextManager:
+def no_autocast(x: Tensor) -> AbstractContextManager:
     """Keeps a matrix product in its own precision; the meta device knows no autocast."""
     if torch.amp.is_autocast_available(x.device.type):
         return torch.autocast(x.device.type, enabled=False)

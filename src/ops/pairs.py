@@ -68,3 +68,9 @@ def log_mobius(z: Pair) -> Pair:
     above = torch.where(zero, _ZERO_BELOW, 1 + x)
     modulus = torch.log(above.square() + y.square()) - torch.log((1 - x).square() + y.square())
     return Pair(modulus / 2, torch.atan2(y, above) + torch.atan2(y, 1 - x))
+
+
+def stored_pair(stored: Float[Tensor, "... parts"]) -> Pair:
+    """The float64 pair of a real tensor with a trailing axis of (real, imaginary) or of (real,)."""
+    real = stored[..., 0].double()
+    return Pair(real, stored[..., 1].double() if stored.shape[-1] == 2 else torch.zeros_like(real))

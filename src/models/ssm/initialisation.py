@@ -11,7 +11,6 @@
 | rand | exp(standard normal), per copy | -1/2 | 1 |
 """
 
-import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from ...ops import legs_spectrum
+from .arguments import check_choice
 
 _FREQUENCIES: dict[str, Callable[[Tensor, int], Tensor]] = {
     "inv": lambda n, size: size / math.pi * (size / (2 * n + 1) - 1),
@@ -147,12 +147,3 @@ _F64 = {"dtype": torch.float64, "device": "cpu"}
 def like_default(value: Tensor) -> Tensor:
     """A copy in the default type on the default device, the meta device included."""
     return torch.empty(value.shape, dtype=torch.get_default_dtype()).copy_(value)
-
-
-def check_choice(argument: str, value: str, known: tuple[str, ...]) -> None:
-    """Raise ValueError naming the argument, its value, the known ones and the nearest, unless it is known."""
-    if value in known:
-        return
-    near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{argument} is {value!r}, known are {', '.join(known)}{hint}")

@@ -7,6 +7,7 @@ same encoder, `h1` and `h2` are its pooled features, and
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,6 @@ from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 
 from .block import Block
-from .initialisation import DiagonalInit
 from .s4d import S4D
 from .sequence import TokenModel
 
@@ -40,7 +40,7 @@ class PairModel(nn.Module):
         depth: int = 4,
         layer: Callable[..., nn.Module] = S4D,
         block: Callable[..., nn.Module] = Block,
-        init: str | DiagonalInit | None = None,
+        init: Any = None,
         pool: str = "mean",
     ):
         super().__init__()

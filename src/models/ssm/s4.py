@@ -30,7 +30,7 @@ import torch
 from jaxtyping import Complex, Complex128, Float
 from torch import Tensor, nn
 
-from ...ops import Pair, fft_conv
+from ...ops import Pair, fft_conv, stored_pair
 from ...ops.dense import (
     combine_states,
     dense_accumulate,
@@ -45,11 +45,9 @@ from ...ops.dense import (
 )
 from ...ops.dplr import DPLR, DPLRStep, dplr_discretise, dplr_kernel
 from ...ops.hippo import HIPPO, hippo_spectrum
+from .arguments import TRAINABLE, check_choice, check_dt, check_sizes, check_trainable
 from .caching import ParameterCache
-from .initialisation import check_choice
-from .s4d import _check_sizes, _pair
 
-_TRAINABLE = ("A", "B", "dt")
 _LARGEST_BASIS = 1 << 28  # numbers of a frozen basis that is kept
 
 
@@ -111,16 +109,12 @@ class S4(ParameterCache):
         dt: Sequence[float] = (1e-3, 1e-1),
         copies: int | None = None,
         bidirectional: bool = False,
-        trainable: Sequence[str] = _TRAINABLE,
+        trainable: Sequence[str] = TRAINABLE,
     ):
         super().__init__()
-        _check_sizes(dim, state_dim, copies)
-        if len(dt) != 2 or not 0 < dt[0] <= dt[1]:
-            raise ValueError(
-                f"dt is {tuple(dt)}, it must be (smallest, largest) with 0 < smallest <= largest"
-            )
-        if isinstance(trainable, str) or not set(trainable) <= set(_TRAINABLE):
-            raise ValueError(f"trainable is {trainable!r}, wanted a list of {', '.join(_TRAINABLE)}")
+        check_sizes(dim, state_dim, copies)
+        check_dt(dt)
+        check_trainable(trainable)
         self.init = DPLRInit(init) if isinstance(init, str) else init
         self.dim, self.state_dim, self.copies = dim, state_dim, copies or dim
         self.modes, self.bidirectional = state_dim // 2, bidirectional
@@ -161,7 +155,7 @@ class S4(ParameterCache):
     def continuous(self) -> DPLR:
         """(Lambda, P, B) of every channel in float64."""
         a = Pair(-torch.exp(self.A_re.double()), self.A_im.double())
-        return DPLR(*(self._per_channel(x) for x in (a, _pair(self.P), _pair(self.B))))
+        return DPLR(*(self._per_channel(x) for x in (a, stored_pair(self.P), stored_pair(self.B))))
 
     def recurrence(self, rate: float = 1.0) -> DPLRStep:
         """Abar as diagonal and low rank, and Bbar, at step `rate * dt`, in float64."""
@@ -199,7 +193,7 @@ class S4(ParameterCache):
         return self._cached("kernel", (length, rate), lambda: self._kernel(length, rate))
 
     def _kernel(self, length: int, rate: float) -> Tensor:
-        c, dt = _pair(self.C), self._dt(rate)
+        c, dt = stored_pair(self.C), self._dt(rate)
         compiling = torch.compiler.is_compiling()
         if self._frozen and not compiling:
             basis = self._frozen_basis(length, rate)
@@ -276,7 +270,9 @@ class S4(ParameterCache):
         if state is None:
             return u.new_zeros(()), from_real(final)
         x = to_real(state).to(self._dtype)
-        response = dense_response(output_row(_pair(self.C))[0], abar, dense_power(abar, x, 1), u.shape[-1])
+        response = dense_response(
+            output_row(stored_pair(self.C))[0], abar, dense_power(abar, x, 1), u.shape[-1]
+        )
         return response, from_real(final + dense_power(abar, x, u.shape[-1]))
 
     def initial_state(self, batch: int) -> Complex[Tensor, "batch dim modes"]:
@@ -297,7 +293,7 @@ class S4(ParameterCache):
         return (y + self.D * u_t).to(u_t.dtype), state
 
     def _step_matrices(self, rate: float) -> tuple[Tensor, ...]:
-        matrices = (*self.recurrence(rate), Pair(*(x[0] for x in _pair(self.C))))
+        matrices = (*self.recurrence(rate), Pair(*(x[0] for x in stored_pair(self.C))))
         return tuple(x.complex().to(self._dtype.to_complex()) for x in matrices)
 
     def _check_recurrent(self) -> None:

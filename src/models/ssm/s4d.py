@@ -41,15 +41,15 @@ from ...ops import (
     log_mobius,
     multiply,
     phi1,
+    stored_pair,
     to_pair,
     vandermonde,
     vandermonde_transpose,
 )
+from .arguments import TRAINABLE, check_choice, check_dt, check_sizes, check_trainable
 from .caching import ParameterCache
 from .initialisation import DiagonalInit as DiagonalInit
-from .initialisation import check_choice, like_default
-
-_TRAINABLE = ("A", "B", "dt")
+from .initialisation import like_default
 
 
 class S4D(ParameterCache):
@@ -87,16 +87,12 @@ class S4D(ParameterCache):
         discretisation: str = "zoh",
         copies: int | None = None,
         bidirectional: bool = False,
-        trainable: Sequence[str] = _TRAINABLE,
+        trainable: Sequence[str] = TRAINABLE,
     ):
         super().__init__()
-        _check_sizes(dim, state_dim, copies)
-        if len(dt) != 2 or not 0 < dt[0] <= dt[1]:
-            raise ValueError(
-                f"dt is {tuple(dt)}, it must be (smallest, largest) with 0 < smallest <= largest"
-            )
-        if isinstance(trainable, str) or not set(trainable) <= set(_TRAINABLE):
-            raise ValueError(f"trainable is {trainable!r}, wanted a list of {', '.join(_TRAINABLE)}")
+        check_sizes(dim, state_dim, copies)
+        check_dt(dt)
+        check_trainable(trainable)
         check_choice("discretisation", discretisation, ("zoh", "bilinear", "dss"))
         self.init = DiagonalInit(init) if isinstance(init, str) else init
         if discretisation == "dss" and self.init.real_transform == "none":
@@ -146,7 +142,7 @@ class S4D(ParameterCache):
         exact. For `dss` Bbar is the factor that does not depend on the length, that of `zoh`.
         """
         dt = rate * self.init.decode_dt(self.log_dt.double()).unsqueeze(-1)
-        z, b = self._a().scale(dt), self._per_channel(_pair(self.B)).scale(dt)
+        z, b = self._a().scale(dt), self._per_channel(stored_pair(self.B)).scale(dt)
         if self.discretisation == "bilinear":
             return log_mobius(z), divide(b, Pair(1 - z.re / 2, -z.im / 2))
         return z, multiply(b, phi1(z))
@@ -163,7 +159,7 @@ class S4D(ParameterCache):
 
     def _c(self, log_abar: Pair) -> Pair:
         """C in double precision, zero above the band limit."""
-        c = _pair(self.C)
+        c = stored_pair(self.C)
         if self.bandlimit is None:
             return c
         return c.scale((log_abar.im.abs() / math.pi <= self.bandlimit).double())
@@ -287,18 +283,3 @@ class S4D(ParameterCache):
             f"{self.dim}, {self.state_dim}, init={self.init.name!r}, discretisation={self.discretisation!r}, "
             f"copies={self.copies}, bidirectional={self.bidirectional}"
         )
-
-
-def _check_sizes(dim: int, state_dim: int, copies: int | None) -> None:
-    if dim < 1:
-        raise ValueError(f"dim is {dim}, it must be at least 1")
-    if state_dim < 2 or state_dim % 2:
-        raise ValueError(f"state_dim is {state_dim}, it must be even and >= 2: it counts conjugate pairs")
-    if copies is not None and (copies < 1 or dim % copies):
-        raise ValueError(f"copies is {copies}, it must divide dim = {dim}")
-
-
-def _pair(stored: Tensor) -> Pair:
-    """The float64 pair of a real tensor with a trailing axis of (real, imaginary) or of (real,)."""
-    real = stored[..., 0].double()
-    return Pair(real, stored[..., 1].double() if stored.shape[-1] == 2 else torch.zeros_like(real))

@@ -39,8 +39,9 @@ from torch import Tensor, nn
 from ...errors import NonFiniteError
 from ...ops import Pair, log_mobius, multiply, phi1
 from ...ops.scan import diagonal_scan
+from .arguments import check_choice, check_dt
 from .caching import ParameterCache
-from .initialisation import check_choice, like_default
+from .initialisation import like_default
 from .s5_init import S5Init as S5Init
 
 _C_INITS = ("lecun", "trunc", "complex")
@@ -89,10 +90,7 @@ class S5(ParameterCache):
         super().__init__()
         self.init = S5Init(init) if isinstance(init, str) else init
         _check_sizes(dim, state_dim, blocks, self.init.symmetric)
-        if len(dt) != 2 or not 0 < dt[0] <= dt[1]:
-            raise ValueError(
-                f"dt is {tuple(dt)}, it must be (smallest, largest) with 0 < smallest <= largest"
-            )
+        check_dt(dt)
         check_choice("c_init", c_init, _C_INITS)
         check_choice("discretisation", discretisation, ("zoh", "bilinear"))
         self.dim, self.state_dim, self.blocks = dim, state_dim, blocks

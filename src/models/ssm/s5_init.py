@@ -3,15 +3,15 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from jaxtyping import Complex128, Float64
 from torch import Tensor
 
 from ...ops import legs_normal_part, legs_vector
-from .initialisation import check_choice
+from .arguments import TRAINABLE, check_choice, check_trainable
 
-_TRAINABLE = ("A", "B", "dt")
 _F64 = {"dtype": torch.float64, "device": "cpu"}
 _SPREAD = 0.8796256610342398  # standard deviation of a standard normal cut off at -2 and 2
 
@@ -39,13 +39,12 @@ class S5Init:
     symmetric: bool = field(default=True, kw_only=True)
     clip_eigs: bool = field(default=False, kw_only=True)
     b_init: str = field(default="lecun", kw_only=True)
-    trainable: Sequence[str] = field(default=_TRAINABLE, kw_only=True)
+    trainable: Sequence[str] = field(default=TRAINABLE, kw_only=True)
 
     def __post_init__(self) -> None:
         check_choice("init", self.name, self.names())
         check_choice("b_init", self.b_init, ("lecun", "legs"))
-        if isinstance(self.trainable, str) or not set(self.trainable) <= set(_TRAINABLE):
-            raise ValueError(f"trainable is {self.trainable!r}, wanted a list of {', '.join(_TRAINABLE)}")
+        check_trainable(self.trainable)
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -69,11 +68,9 @@ class S5Init:
         Here: `S = V diag(Lambda) V^*`, S the normal part of LegS, eigenvalues by ascending imaginary part;
         with symmetry the first half, those below 0.
         """
-        skew = legs_normal_part(size) + torch.eye(size, **_F64) / 2
-        frequencies, v = torch.linalg.eigh(-1j * skew)
-        phase = torch.sgn(v.mH @ legs_vector(size).to(v.dtype))
+        frequencies, v = _normal_basis(size)
         kept = size // 2 if self.symmetric else size
-        v = (v * phase)[:, :kept]
+        v = v[:, :kept]
         eigenvalues = torch.complex(torch.full((kept,), -0.5, **_F64), frequencies[:kept])
         return eigenvalues, v, v.mH, torch.full((kept,), 1.0 if self.symmetric else 0.5, **_F64)
 
@@ -86,6 +83,14 @@ class S5Init:
     def output_map(self, shape: Sequence[int], fan_in: int) -> Complex128[Tensor, "..."]:
         """C before the change of basis, variance 1/fan_in of real and imaginary part each."""
         return torch.view_as_complex(truncated_normal((*shape, 2), fan_in))
+
+
+@lru_cache(maxsize=32)
+def _normal_basis(size: int) -> tuple[Tensor, Tensor]:
+    """(w ascending, V) of the normal part `V diag(-1/2 + i w) V^*` of LegS, V^* b real and positive."""
+    skew = legs_normal_part(size) + torch.eye(size, **_F64) / 2
+    frequencies, v = torch.linalg.eigh(-1j * skew)
+    return frequencies, v * torch.sgn(v.mH @ legs_vector(size).to(v.dtype))
 
 
 def truncated_normal(shape: Sequence[int], fan_in: int) -> Float64[Tensor, "..."]:

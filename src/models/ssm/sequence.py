@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 
+from .arguments import check_choice
 from .block import Block
-from .initialisation import DiagonalInit, check_choice
 from .s4d import S4D
 
 
@@ -37,7 +37,7 @@ class SequenceModel(nn.Module):
         depth: number of blocks.
         layer: makes one sequence layer from `dim`.
         block: makes one block from a layer and `dim`.
-        init: handed to every layer as `init` unless None.
+        init: handed to every layer as `init` unless None: a name, or an object that the layer knows.
         pool: `mean` or `last` over the valid positions, or `none` for one output per position.
     """
 
@@ -52,7 +52,7 @@ class SequenceModel(nn.Module):
         depth: int = 4,
         layer: Callable[..., nn.Module] = S4D,
         block: Callable[..., nn.Module] = Block,
-        init: str | DiagonalInit | None = None,
+        init: Any = None,
         pool: str = "mean",
     ):
         super().__init__()
@@ -179,7 +179,7 @@ class TokenModel(SequenceModel):
         depth: int = 4,
         layer: Callable[..., nn.Module] = S4D,
         block: Callable[..., nn.Module] = Block,
-        init: str | DiagonalInit | None = None,
+        init: Any = None,
         pool: str = "mean",
     ):
         if vocabulary < 1:
