@@ -17,8 +17,9 @@ They do not compare. Nor do validation on the test set (the published Text runs)
 seed and a mean, or colour and grey images. Generated sets have other samples than the bundle's, of the same
 distribution.
 
-The bundle is `lra_release.gz`. The folder `lra` under `EIGENZOO_DATA` has the bundle's own layout: `listops-1000/basic_{train,val,test}.tsv`,
-`tsv_data/new_aan_pairs.{train,eval,test}.tsv`, `pathfinder{32,64,128,256}/curv_contour_length_14/`.
+The bundle is `lra_release.gz`. The folder `lra` under `EIGENZOO_DATA` has its layout:
+`listops-1000/basic_{train,val,test}.tsv`, `tsv_data/new_aan_pairs.{train,eval,test}.tsv`,
+`pathfinder{32,64,128,256}/curv_contour_length_14/`.
 """
 
 from pathlib import Path

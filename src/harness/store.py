@@ -52,7 +52,11 @@ _REQUIRED: dict[str, tuple[type, ...]] = {
     "started": (str,),
     "finished": (str,),
 }
-_OPTIONAL: dict[str, tuple[type, ...]] = {"error": (str, type(None)), "nonfinite": (dict,), "initialisation": (dict,)}
+_OPTIONAL: dict[str, tuple[type, ...]] = {
+    "error": (str, type(None)),
+    "nonfinite": (dict,),
+    "initialisation": (dict,),
+}
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 

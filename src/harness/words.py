@@ -117,8 +117,8 @@ def _option_faults(group: str, value: Any, folder: Path | None) -> Iterator[str]
 
 def no_option(group: str, name: Any, known: Sequence[str]) -> str:
     """The sentence for a choice that a group does not have."""
-    has = ", ".join(known) or "nothing"
-    return f"{group}: there is no '{name}'; {group} has {has}" + near(str(name), known)
+    has = f"{group} has {', '.join(known) or 'nothing'}" if len(known) <= 30 else "`eigenzoo list` shows all"
+    return f"{group}: there is no '{name}'; {has}" + near(str(name), known)
 
 
 def sentence(error: Exception, folder: Path | None) -> str:

@@ -37,7 +37,7 @@ FAULTS = {
     "modle.dim=3": "modle.dim: no such key at the root of the config; did you mean 'model'?",
     "row.x=3": "row.x: 'row' has nothing below it",
     "trainer=cpuu": "trainer: there is no 'cpuu'; trainer has auto, cpu",
-    "model=s4": "model: there is no 's4'; model has",
+    "model=s44": "model: there is no 's44'; model has",
     "experiment=s4d_digit": "did you mean 's4d_digits'?",
     "logger=wandbb": "did you mean 'wandb'?",
     "data=null": "data: there is no 'null'; data has",
@@ -111,7 +111,7 @@ HYDRA = (
     "HYDRA_FULL_ERROR",
     "Error merging",
     "raised while composing",
-    "struct",
+    "in struct",
     "object_type",
 )
 

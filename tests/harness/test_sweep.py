@@ -121,7 +121,7 @@ def test_the_sweep_s_folder_can_be_named_and_used_again(children, capsys):
 @pytest.mark.parametrize(("words", "sentence"), [
     ("model.inti=lin,inv modle.dim=1", "model.inti: eigenzoo.models.ssm.SequenceModel takes no such argument"),
     ("modle.init=lin,inv", "config: modle.init: no such key at the root of the config; did you mean 'model'?"),
-    ("model=s4d,s4", "model=s4: model: there is no 's4'"),
+    ("model=s4d,s44", "model=s44: model: there is no 's44'"),
     ("scale=smoke,tiny", "no scale 'tiny'"),
     ("seed=0,[1", "config: "),
     ("launcher=jobilb seed=0,1", "did you mean 'joblib'"),

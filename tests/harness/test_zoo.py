@@ -242,7 +242,7 @@ def test_create_model_needs_its_sizes_and_a_known_name():
     with pytest.raises(ConfigError, match=r"s4d\.dim_in: .* missing"):
         eigenzoo.create_model("s4d", d_output=2)
     with pytest.raises(ConfigError, match="did you mean 's4d'"):
-        eigenzoo.create_model("s4", d_input=1, d_output=2)
+        eigenzoo.create_model("s4dd", d_input=1, d_output=2)
 
 
 def test_create_model_inside_a_hydra_program_leaves_it_alone():
