@@ -1,5 +1,6 @@
 """Shared fixtures: small runs in a temporary folder, and one thread per process."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -23,3 +24,13 @@ def _own_places(tmp_path_factory, monkeypatch) -> None:
     monkeypatch.setenv("EIGENZOO_CACHE", str(base / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("WANDB_MODE", "offline")
+
+
+@pytest.fixture(autouse=True)
+def _own_log_handlers():
+    """A handler that a test leaves on the root logger would write into the next test's closed stream."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = [h for h in root.handlers if h in handlers]
+    root.setLevel(level)

@@ -46,7 +46,7 @@ def _table(root: Path, words: Sequence[str]) -> str:
 def _bench(root: Path, words: Sequence[str]) -> str:
     path = root / "results" / "bench" / f"{words[0]}.jsonl"
     lines = [json.loads(x) for x in path.read_text().splitlines()] if path.is_file() else []
-    newest: dict[tuple[str, str], dict[str, Any]] = {(x["device"], x["case"]): x for x in lines}
+    newest: dict[tuple, dict[str, Any]] = {(x["device"], x["case"], x.get("peer")): x for x in lines}
     timed = [x for x in newest.values() if x.get("ratio")]
     if not timed:
         return "No benchmark is recorded yet."
@@ -65,6 +65,11 @@ def _bench(root: Path, words: Sequence[str]) -> str:
     ]
     versions = ", ".join(sorted({f"torch {x['torch']}" for x in timed}))
     growth = [f"{x['case']}: exponent {x['exponent']:.2f}" for x in newest.values() if "exponent" in x]
+    growth += [
+        f"{x['case']}: {x['samples_per_s']:,.0f} samples/s"
+        for x in newest.values()
+        if x.get("samples_per_s")
+    ]
     peer = "" if several else f"Peer: {peers[0]}. "
     note = f"{peer}Medians of interleaved runs, {versions}. " + ("; ".join(growth) + "." if growth else "")
     return tables.layout(header, cells, "md") + "\n\n" + note.strip()
