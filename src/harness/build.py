@@ -9,6 +9,8 @@ from .check import check_node
 from .fits import adapt, hints
 from .targets import resolve
 
+SIZES = ("dim_in", "vocabulary", "dim_out", "length")  # of the data, that a model may ask for
+
 
 def build(node: Mapping[str, Any], path: str, *, allowed: Sequence[str] = (), **supplied: Any) -> Any:
     """Check a node, then build it; `supplied` are the arguments that the harness adds.
@@ -47,7 +49,18 @@ def _adapted(node: Any, path: str, allowed: Sequence[str]) -> Any:
 
 
 def build_model(node: Mapping[str, Any], sizes: Mapping[str, int], *, allowed: Sequence[str] = ()) -> Any:
-    """Build the model; sizes of the data fill the arguments that the config leaves out."""
+    """Build the model; sizes of the data fill the arguments that the config leaves out.
+
+    Raises:
+        ConfigError: the model needs a size that neither the config nor the data have (channels for a model of
+            tokens, or the other way round).
+    """
     parameters = inspect.signature(resolve(node.get("_target_"), "model", allowed)).parameters
     supplied = {k: v for k, v in sizes.items() if k in parameters and k not in node}
+    open_ = [k for k, p in parameters.items() if p.default is p.empty and k not in {**node, **supplied}]
+    for name in (k for k in open_ if k in SIZES):
+        raise ConfigError(
+            f"model: {node['_target_']} needs {name}, and these data have {', '.join(sizes)}; "
+            "for channels there is eigenzoo.models.ssm.SequenceModel, for tokens TokenModel, for pairs PairModel"
+        )
     return build(node, "model", allowed=allowed, **supplied)

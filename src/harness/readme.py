@@ -66,9 +66,7 @@ def _bench(root: Path, words: Sequence[str]) -> str:
     versions = ", ".join(sorted({f"torch {x['torch']}" for x in timed}))
     growth = [f"{x['case']}: exponent {x['exponent']:.2f}" for x in newest.values() if "exponent" in x]
     growth += [
-        f"{x['case']}: {x['samples_per_s']:,.0f} samples/s"
-        for x in newest.values()
-        if x.get("samples_per_s")
+        f"{x['case']}: {x['samples_per_s']:,.0f} samples/s" for x in newest.values() if x.get("samples_per_s")
     ]
     peer = "" if several else f"Peer: {peers[0]}. "
     note = f"{peer}Medians of interleaved runs, {versions}. " + ("; ".join(growth) + "." if growth else "")

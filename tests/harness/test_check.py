@@ -13,6 +13,7 @@ from eigenzoo.harness.check import check
 from eigenzoo.harness.compose import compose
 from eigenzoo.harness.entry import guarded
 from eigenzoo.harness.fits import adapt, fits, mismatch
+from eigenzoo.harness.preflight import build_on_meta
 
 # What is typed -> what the answer must say.
 FAULTS = {
@@ -105,6 +106,18 @@ FAULTS = {
     "model.dim=${oc.env:NOPE}": "Environment variable 'NOPE' not found",
     "~model.nothing": "model.nothing: cannot be removed, the config does not have it",
 }
+
+
+@pytest.mark.parametrize(("words", "sentence"), [
+    (["experiment=s4d_digits", "data=listops_small"], "SequenceModel needs dim_in, and these data have vocabulary"),
+    (["experiment=lra_listops", "data=digits"], "TokenModel needs vocabulary, and these data have dim_in"),
+])  # fmt: skip
+def test_a_model_of_channels_on_tokens_and_the_other_way_round(words, sentence, capsys):
+    code = guarded(lambda: build_on_meta(compose(words).config))
+    said = capsys.readouterr().err
+    assert code == 2 and sentence in said and "for tokens TokenModel" in said
+
+
 HYDRA = (
     "Traceback",
     "hydra.cc",
