@@ -50,9 +50,12 @@ def plain(axes: Any, *, xlabel: str = "", ylabel: str = "", title: str = "") -> 
 
 
 def log_ticks(axis: Any) -> None:
-    """Plain numbers at 1, 2 and 5 of each decade, so that a range below a decade has ticks too."""
+    """Plain numbers at 1, 2 and 5 of each decade, so that a range below a decade has ticks too; beyond three
+    decades, where these would overlap, powers of ten. To be called after plotting.
+    """
     from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 1e3 * low else (1.0,), numticks=8))
     axis.set_major_formatter(FormatStrFormatter("%g"))
     axis.set_minor_locator(NullLocator())

@@ -131,9 +131,9 @@ def draw_spectra(before: Snapshot, now: Snapshot, path: Path) -> None:
         for name, column, last, axes in _panels(grid[:, :-1], now):
             plain(axes, xlabel="cycles per sample" if last else "", title=_title(name, now[name], column))
             axes.set_yscale("log")
-            log_ticks(axes.yaxis)
             axes.plot(*_gain(before[name]["kernel"][column]), color=FAINT, linewidth=1.6)
             axes.plot(*_gain(now[name]["kernel"][column]), color=COLOURS[column], linewidth=1.2)
+            log_ticks(axes.yaxis)
         for index, (axes, (name, after)) in enumerate(zip(grid[:, -1], now.items(), strict=True)):
             axes.set_visible("poles" in after)
             if "poles" in after:
@@ -175,13 +175,13 @@ def _draw_poles(axes: Any, before: Tensor, after: Tensor) -> None:
     axes.yaxis.set_major_formatter("{x:g}")
     low, high = torch.cat([before, after])[..., 1].aminmax()
     axes.set_ylim(min(float(low), 0.0) - 0.3, max(float(high), torch.pi) * 1.3)
-    log_ticks(axes.xaxis)
     axes.axhline(torch.pi, color=FAINT, linewidth=0.8, linestyle="--")
     for column, (old, new) in enumerate(zip(before, after, strict=True)):
         ways = torch.stack([old, new])
         axes.plot(-ways[..., 0], ways[..., 1], color=FAINT, linewidth=0.6)
         axes.scatter(-old[:, 0], old[:, 1], s=9, color=FAINT)
         axes.scatter(-new[:, 0], new[:, 1], s=11, color=COLOURS[column], zorder=3)
+    log_ticks(axes.xaxis)
 
 
 def short(name: str) -> str:
