@@ -110,7 +110,7 @@ FAULTS = {
 
 @pytest.mark.parametrize(("words", "sentence"), [
     (["experiment=s4d_digits", "data=listops_small"], "SequenceModel needs dim_in, and these data have vocabulary"),
-    (["experiment=lra_listops", "data=digits", "scale=paper"], "TokenModel needs vocabulary, and these data have dim_in"),
+    (["experiment=lra_listops", "data=digits", "scale=paper"], "TokenModel needs vocabulary, and these data have"),
 ])  # fmt: skip
 def test_a_model_of_channels_on_tokens_and_the_other_way_round(words, sentence, capsys):
     code = guarded(lambda: build_on_meta(compose(words).config))
