@@ -77,10 +77,10 @@ def test_the_keyboard_s_interrupt_between_two_jobs_stops_it(children, capsys, mo
         os.kill(os.getpid(), signal.SIGINT)
         return code
 
-    children.call = interrupt
+    children.call, before = interrupt, signal.getsignal(signal.SIGINT)
     answer = ask(f"train -m {PLAIN} seed=0,1", capsys)
     assert answer.code == 143 and len(children.calls) == 1
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_folder_of_one_s_own_may_be_swept(children, capsys, tmp_path):
