@@ -12,12 +12,12 @@ import math
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from bench_s4d import _status, _time
 
 from eigenzoo.models.ssm.s5 import S5
 from eigenzoo.ops import Pair
@@ -103,16 +103,6 @@ def _case(report: Any, form: str, peer: str, length: int, options: argparse.Name
     )
 
 
-def _time(function: Callable, device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    function()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return 1e3 * (time.perf_counter() - start)
-
-
 def _growth(lengths: tuple[int, ...], device: str) -> float:
     """Slope of log time against log length."""
     points = []
@@ -171,12 +161,6 @@ def _child(form: str, length: int) -> None:
     before = _status("VmRSS")
     function()
     print((_status("VmHWM") - before) / 1e3)
-
-
-def _status(field: str) -> int:
-    """A field of the process's status in kB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field + ":"))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,12 @@ class Pair(NamedTuple):
         """The product with something real."""
         return Pair(self.re * factor, self.im * factor)
 
+    def repeat(self, times: int) -> "Pair":
+        """`times` copies one after the other along the first axis; 1 is the pair itself."""
+        if times == 1:
+            return self
+        return Pair(*(part.repeat(times, *[1] * (part.ndim - 1)) for part in self))
+
     def complex(self) -> Complex[Tensor, "..."]:
         """The same numbers as one complex tensor."""
         return torch.complex(*torch.broadcast_tensors(self.re, self.im))

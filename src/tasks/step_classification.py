@@ -8,10 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from ..data.module import IGNORED
 from .base import Batch, Task
 from .inputs import model_inputs
-
-IGNORED = -100
 
 
 class StepClassification(Task):

@@ -138,14 +138,6 @@ class S4(ParameterCache):
     def _copied(self, x: Tensor) -> Tensor:
         return x.expand(self.copies, *x.shape)
 
-    def _store(self, name: str, value: Tensor, trainable: bool) -> None:
-        # through a list, so that a default device or dtype applies, the meta device included
-        value = torch.tensor(value.tolist(), dtype=torch.get_default_dtype())
-        if trainable:
-            self.register_parameter(name, nn.Parameter(value))
-        else:
-            self.register_buffer(name, value)
-
     def parameter_tags(self) -> dict[str, tuple[str, ...]]:
         """Tags of the optimiser's groups, for the parameters that are trained."""
         tags = {"log_dt": "ssm_dt", "A_re": "ssm_A", "A_im": "ssm_A", "P": "ssm_A", "B": "ssm_B"}
@@ -155,7 +147,8 @@ class S4(ParameterCache):
     def continuous(self) -> DPLR:
         """(Lambda, P, B) of every channel in float64."""
         a = Pair(-torch.exp(self.A_re.double()), self.A_im.double())
-        return DPLR(*(self._per_channel(x) for x in (a, stored_pair(self.P), stored_pair(self.B))))
+        each = self.dim // self.copies
+        return DPLR(*(x.repeat(each) for x in (a, stored_pair(self.P), stored_pair(self.B))))
 
     def recurrence(self, rate: float = 1.0) -> DPLRStep:
         """Abar as diagonal and low rank, and Bbar, at step `rate * dt`, in float64."""
@@ -165,16 +158,6 @@ class S4(ParameterCache):
         if not rate > 0:
             raise ValueError(f"rate is {rate}, it must be > 0")
         return rate * torch.exp(self.log_dt.double())
-
-    def _per_channel(self, x: Pair) -> Pair:
-        if self.copies == self.dim:
-            return x
-        return Pair(*(part.repeat(self.dim // self.copies, *[1] * (part.ndim - 1)) for part in x))
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        """Type of kernel and state: never below single precision, whatever the parameters' type."""
-        return torch.float64 if self.C.dtype == torch.float64 else torch.float32
 
     def kernel(self, length: int, rate: float = 1.0) -> Float[Tensor, "directions dim length"]:
         """The convolution kernel `K_l`, l = 0..length-1; two directions where the layer is bidirectional.

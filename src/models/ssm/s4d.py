@@ -49,7 +49,6 @@ from ...ops import (
 from .arguments import TRAINABLE, check_choice, check_dt, check_sizes, check_trainable
 from .caching import ParameterCache
 from .initialisation import DiagonalInit as DiagonalInit
-from .initialisation import like_default
 
 
 class S4D(ParameterCache):
@@ -116,14 +115,6 @@ class S4D(ParameterCache):
         self.C = nn.Parameter(self.init.output_map(1 + self.bidirectional, self.dim, self.state_dim))
         self.D = nn.Parameter(torch.randn(self.dim))
 
-    def _store(self, name: str, value: Tensor | None, trainable: bool) -> None:
-        if value is not None:
-            value = like_default(value)
-        if trainable:
-            self.register_parameter(name, None if value is None else nn.Parameter(value))
-        else:
-            self.register_buffer(name, value)
-
     def parameter_tags(self) -> dict[str, tuple[str, ...]]:
         """Tags of the optimiser's groups, for the parameters that are trained."""
         tags = {"log_dt": "ssm_dt", "A_re": "ssm_A", "A_im": "ssm_A", "B": "ssm_B"}
@@ -142,7 +133,7 @@ class S4D(ParameterCache):
         exact. For `dss` Bbar is the factor that does not depend on the length, that of `zoh`.
         """
         dt = rate * self.init.decode_dt(self.log_dt.double()).unsqueeze(-1)
-        z, b = self._a().scale(dt), self._per_channel(stored_pair(self.B)).scale(dt)
+        z, b = self._a().scale(dt), stored_pair(self.B).repeat(self.dim // self.copies).scale(dt)
         if self.discretisation == "bilinear":
             return log_mobius(z), divide(b, Pair(1 - z.re / 2, -z.im / 2))
         return z, multiply(b, phi1(z))
@@ -150,12 +141,7 @@ class S4D(ParameterCache):
     def _a(self) -> Pair:
         real = self.init.decode_real(self.A_re.double())
         imag = torch.zeros_like(real) if self.A_im is None else self.A_im.double()
-        return self._per_channel(Pair(real, imag))
-
-    def _per_channel(self, x: Pair) -> Pair:
-        if self.copies == self.dim:
-            return x
-        return Pair(*(part.repeat(self.dim // self.copies, 1) for part in x))
+        return Pair(real, imag).repeat(self.dim // self.copies)
 
     def _c(self, log_abar: Pair) -> Pair:
         """C in double precision, zero above the band limit."""
@@ -163,11 +149,6 @@ class S4D(ParameterCache):
         if self.bandlimit is None:
             return c
         return c.scale((log_abar.im.abs() / math.pi <= self.bandlimit).double())
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        """Type of kernel and state: never below single precision, whatever the parameters' type."""
-        return torch.float64 if self.C.dtype == torch.float64 else torch.float32
 
     def kernel(self, length: int, rate: float = 1.0) -> Float[Tensor, "directions dim length"]:
         """The convolution kernel `K_l`, l = 0..length-1; two directions where the layer is bidirectional.

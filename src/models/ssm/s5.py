@@ -34,14 +34,13 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Complex, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...errors import NonFiniteError
 from ...ops import Pair, log_mobius, multiply, phi1
 from ...ops.scan import diagonal_scan
 from .arguments import check_choice, check_dt
 from .caching import ParameterCache
-from .initialisation import like_default
 from .s5_init import S5Init as S5Init
 
 _C_INITS = ("lecun", "trunc", "complex")
@@ -99,15 +98,15 @@ class S5(ParameterCache):
 
     def _make_parameters(self, dt: Sequence[float]) -> None:
         eigenvalues, v, v_inverse, weight = self.init.block_eigen(self.state_dim // self.blocks)
-        self.modes = self.blocks * len(eigenvalues)
+        self.modes, trained = self.blocks * len(eigenvalues), self.init.trainable
         low, high = math.log(dt[0]), math.log(dt[1])
-        self._store("log_dt", low + (high - low) * torch.rand(self.modes, **_F64), "dt")
-        self._store("Lambda", torch.view_as_real(eigenvalues.repeat(self.blocks)), "A")
+        self._store("log_dt", low + (high - low) * torch.rand(self.modes, **_F64), "dt" in trained)
+        self._store("Lambda", torch.view_as_real(eigenvalues.repeat(self.blocks)), "A" in trained)
         b = self.init.input_map(self.state_dim, self.dim, self.blocks).unflatten(0, (self.blocks, -1))
-        self._store("B", torch.view_as_real((v_inverse @ b.to(v.dtype)).flatten(0, 1)), "B")
-        self._store("C", torch.view_as_real(self._initial_c(v)))
-        self._store("D", torch.randn(self.dim, **_F64))
-        self.register_buffer("weight", like_default(weight.real.repeat(self.blocks)))
+        self._store("B", torch.view_as_real((v_inverse @ b.to(v.dtype)).flatten(0, 1)), "B" in trained)
+        self._store("C", torch.view_as_real(self._initial_c(v)), True)
+        self._store("D", torch.randn(self.dim, **_F64), True)
+        self._store("weight", weight.real.repeat(self.blocks), False)
 
     def _initial_c(self, v: Tensor) -> Tensor:
         lead = (1 + self.bidirectional, self.dim)
@@ -115,13 +114,6 @@ class S5(ParameterCache):
             return torch.randn(*lead, self.modes, dtype=torch.complex128, device="cpu")
         fan_in = self.state_dim * (self.dim if self.c_init == "lecun" else 1)
         return (self.init.output_map((*lead, self.blocks, len(v)), fan_in) @ v).flatten(2)
-
-    def _store(self, name: str, value: Tensor, switch: str | None = None) -> None:
-        value = like_default(value)
-        if switch is None or switch in self.init.trainable:
-            self.register_parameter(name, nn.Parameter(value))
-        else:
-            self.register_buffer(name, value)
 
     def parameter_tags(self) -> dict[str, tuple[str, ...]]:
         """Tags of the optimiser's groups, for the parameters that are trained; see the module."""
@@ -158,11 +150,6 @@ class S5(ParameterCache):
         """Per direction C~ with what makes the real part that of the conjugate pair, (dim, modes)."""
         c = 2 * self.weight.to(self._dtype).unsqueeze(-1) * self.C.to(self._dtype)
         return [Pair(*part.unbind(-1)) for part in c]
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        """Type of the state: never below single precision, whatever the parameters' type."""
-        return torch.float64 if self.C.dtype == torch.float64 else torch.float32
 
     def forward(
         self,
