@@ -33,6 +33,14 @@ class DataError(EigenzooError):
     exit_code = 2
 
 
+class SolverError(DataError):
+    """A numerical solver that failed: `sample` is the index, among those given to it, of the one that failed."""
+
+    def __init__(self, sample: int, sentence: str):
+        self.sample, self.sentence = sample, sentence
+        super().__init__(f"sample {sample}: {sentence}")
+
+
 class NonFiniteError(EigenzooError):
     """A loss or an input is NaN or infinite; names the step, the term and the module."""
 

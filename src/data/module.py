@@ -53,8 +53,10 @@ class TensorData(L.LightningDataModule):
 
     @property
     @abstractmethod
-    def sizes(self) -> dict[str, int]:
-        """`dim_in`, `dim_out` (classes, or targets of a regression), `length`; known before data are read."""
+    def sizes(self) -> dict[str, Any]:
+        """`dim_in`, `dim_out` (classes, or targets of a regression) and `length`, or for fields `grid`, the points
+        per axis; known before data are read.
+        """
 
     @abstractmethod
     def load(self) -> Splits:

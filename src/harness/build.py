@@ -9,7 +9,7 @@ from .check import check_node
 from .fits import adapt, hints
 from .targets import resolve
 
-SIZES = ("dim_in", "vocabulary", "dim_out", "length")  # of the data, that a model may ask for
+SIZES = ("dim_in", "vocabulary", "dim_out", "length", "grid")  # of the data, that a model may ask for
 
 
 def build(node: Mapping[str, Any], path: str, *, allowed: Sequence[str] = (), **supplied: Any) -> Any:
@@ -48,12 +48,12 @@ def _adapted(node: Any, path: str, allowed: Sequence[str]) -> Any:
     return {key: adapt(value, kinds.get(key, Any)) for key, value in node.items()}
 
 
-def build_model(node: Mapping[str, Any], sizes: Mapping[str, int], *, allowed: Sequence[str] = ()) -> Any:
+def build_model(node: Mapping[str, Any], sizes: Mapping[str, Any], *, allowed: Sequence[str] = ()) -> Any:
     """Build the model; sizes of the data fill the arguments that the config leaves out.
 
     Raises:
         ConfigError: the model needs a size that neither the config nor the data have (channels for a model of
-            tokens, or the other way round).
+            tokens, or the other way round), or says in `check_grid` that it cannot work on the data's grid.
     """
     parameters = inspect.signature(resolve(node.get("_target_"), "model", allowed)).parameters
     supplied = {k: v for k, v in sizes.items() if k in parameters and k not in node}
@@ -61,6 +61,13 @@ def build_model(node: Mapping[str, Any], sizes: Mapping[str, int], *, allowed: S
     for name in (k for k in open_ if k in SIZES):
         raise ConfigError(
             f"model: {node['_target_']} needs {name}, and these data have {', '.join(sizes)}; "
-            "for channels there is eigenzoo.models.ssm.SequenceModel, for tokens TokenModel, for pairs PairModel"
+            "for channels there is eigenzoo.models.ssm.SequenceModel, for tokens TokenModel, for pairs PairModel, "
+            "for fields the operators of eigenzoo.models.operators"
         )
-    return build(node, "model", allowed=allowed, **supplied)
+    model = build(node, "model", allowed=allowed, **supplied)
+    if "grid" in sizes and hasattr(model, "check_grid"):
+        try:
+            model.check_grid(sizes["grid"])
+        except ValueError as error:
+            raise ConfigError(f"model: {error}") from error
+    return model

@@ -23,7 +23,7 @@ SPECIAL = ("_target_", "_partial_")
 # What the harness itself passes in when it builds the node at this path.
 SUPPLIED = {
     "data": ("seed",),
-    "model": ("dim_in", "vocabulary", "dim_out", "length"),  # the sizes of the data
+    "model": ("dim_in", "vocabulary", "dim_out", "length", "grid"),  # the sizes of the data
     "task": ("model", "optim", "scheduler"),
     "optim": ("model", "params"),
     "scheduler": ("optimizer", "total_steps", "steps_per_epoch"),

@@ -34,13 +34,26 @@ def warmup_cosine(
     return LambdaLR(optimizer, partial(_warmup_cosine_factor, warmup=warmup, total=total_steps))
 
 
-def _step_decay_factor(step: int, *, milestones: Sequence[int], factor: float) -> float:
-    return factor ** sum(step >= m for m in milestones)
+def _step_decay_factor(step: int, *, milestones: Sequence[int], every: int | float, factor: float) -> float:
+    return factor ** (sum(step >= m for m in milestones) + step // every)
 
 
 def step_decay(
-    optimizer: Optimizer, *, steps_per_epoch: int, epochs: Sequence[int], factor: float = 0.5
+    optimizer: Optimizer,
+    *,
+    steps_per_epoch: int,
+    epochs: Sequence[int] = (),
+    every: int | None = None,
+    factor: float = 0.5,
 ) -> LambdaLR:
-    """The rate times `factor` at the start of each of the named `epochs` (counted from 0)."""
+    """The rate times `factor` at the start of each of the named `epochs` (counted from 0), or `every` so many.
+
+    Raises ValueError unless exactly one of `epochs` and `every` is given, `every` at least 1.
+    """
+    if bool(epochs) == (every is not None) or (every is not None and every < 1):
+        raise ValueError(f"epochs={list(epochs)}, every={every}: one of them is needed, every at least 1")
     milestones = [e * steps_per_epoch for e in epochs]
-    return LambdaLR(optimizer, partial(_step_decay_factor, milestones=milestones, factor=factor))
+    period = math.inf if every is None else every * steps_per_epoch
+    return LambdaLR(
+        optimizer, partial(_step_decay_factor, milestones=milestones, every=period, factor=factor)
+    )

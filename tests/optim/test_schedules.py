@@ -56,3 +56,14 @@ def test_a_negative_warmup(options: dict[str, float]) -> None:
 def test_step_decay() -> None:
     seen = rates(lambda o: step_decay(o, steps_per_epoch=3, epochs=[1, 3], factor=0.1), 12)
     assert seen == pytest.approx([2.0] * 3 + [0.2] * 6 + [0.02] * 3)
+
+
+def test_step_decay_at_regular_distances() -> None:
+    seen = rates(lambda o: step_decay(o, steps_per_epoch=2, every=2, factor=0.5), 9)
+    assert seen == pytest.approx([2.0] * 4 + [1.0] * 4 + [0.5])
+
+
+@pytest.mark.parametrize("words", [{}, {"epochs": [1], "every": 2}, {"every": 0}])
+def test_step_decay_wants_exactly_one_of_its_two_forms(words) -> None:
+    with pytest.raises(ValueError, match="one of them is needed"):
+        rates(lambda o: step_decay(o, steps_per_epoch=2, **words), 1)

@@ -1,0 +1,187 @@
+"""`FieldData`: pairs of functions on a grid, made by a solver, kept in the cache, strided to the grid asked for.
+
+The solver works on a fine grid; training and evaluation use every `stride`-th of its points. A sample is a
+function of (parameters, data seed, split, number of its chunk): asking for more samples does not change those
+that there were, as long as whole chunks are asked for.
+"""
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from ...errors import DataError, SolverError
+from ..cache import cached
+from ..loader import epoch_order
+from ..module import SPLITS, Splits, TensorData
+
+SUBSET = 2**31 - 1  # stands for the epoch where a training subset is chosen
+
+
+class FieldData(TensorData):
+    """A data module whose fields are solutions of an equation; a subclass says which.
+
+    Batches hold `x` (B, C_in, *grid) and `y` (B, C_out, *grid), float32, generated in float64. Test batches hold
+    the same samples on other grids too: `x@N`, `y@N` for every N of `resolutions` (points of the first axis).
+
+    Args:
+        batch_size: samples of a training batch, over all processes together.
+        samples: (train, val, test); 0: there is no such split (not for train).
+        seed: of the run: the order of the training samples, and which of them where `train_limit` is given.
+        data_seed: of the generator.
+        stride: every how manyth point of the fine grid is used, on every axis.
+        points: keep only the first so many points of each axis after striding; None keeps all.
+        resolutions: further strides of the test samples, named by what they leave of the first axis.
+        train_limit: train on so many of the training samples, drawn by `seed`; None takes all.
+
+    Raises:
+        ValueError: a size out of range, a stride or a resolution that the fine grid does not have.
+    """
+
+    VERSION = 1  # changes with whatever changes what is generated
+    CHUNK = 50
+
+    def __init__(
+        self,
+        batch_size: int,
+        *,
+        samples: Sequence[int],
+        seed: int = 0,
+        data_seed: int = 0,
+        stride: int = 1,
+        points: int | None = None,
+        resolutions: Sequence[int] = (),
+        train_limit: int | None = None,
+    ):
+        super().__init__(batch_size, seed=seed)
+        if len(samples) != 3 or samples[0] < 1 or min(samples) < 0 or not any(samples[1:]):
+            raise ValueError(
+                f"samples={list(samples)}: must be (train, val, test), train at least 1 and one of the others"
+            )
+        for name, value, least in (("data_seed", data_seed, 0), ("stride", stride, 1)):
+            if value < least:
+                raise ValueError(f"{name}={value}: must be a whole number of at least {least}")
+        if train_limit is not None and not 1 <= train_limit <= samples[0]:
+            raise ValueError(
+                f"train_limit={train_limit}: must be from 1 to the {samples[0]} training samples"
+            )
+        self.samples, self.data_seed, self.stride = tuple(samples), data_seed, stride
+        self.points, self.train_limit = points, train_limit
+        if points is not None and not 1 <= points <= min(strided(self.fine_grid, stride)):
+            raise ValueError(
+                f"points={points}: the grid has {strided(self.fine_grid, stride)} after striding"
+            )
+        self.strides = {size: self._stride_for(size) for size in resolutions}
+
+    @property
+    @abstractmethod
+    def parameters(self) -> Mapping[str, Any]:
+        """What the fields depend on beside seed and count, as JSON values."""
+
+    @property
+    @abstractmethod
+    def channels(self) -> tuple[int, int]:
+        """Channels that a model takes and gives."""
+
+    @property
+    @abstractmethod
+    def fine_grid(self) -> tuple[int, ...]:
+        """Points per axis of the solver's grid; known once the subclass has set its own attributes."""
+
+    @abstractmethod
+    def generate(self, rng: np.random.Generator, count: int) -> dict[str, Tensor]:
+        """`count` samples {"x", "y"} of shape (count, C, *fine_grid), float64; SolverError where one fails."""
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """`dim_in`, `dim_out` and `grid`, the points per axis of the training samples."""
+        grid = strided(self.fine_grid, self.stride)
+        grid = grid if self.points is None else (self.points,) * len(grid)
+        return {"dim_in": self.channels[0], "dim_out": self.channels[1], "grid": grid}
+
+    def load(self) -> Splits:
+        """Generates the splits, or reads them from the cache, and takes the points that are asked for."""
+        splits: Splits = {}
+        digest = hashlib.sha256()
+        for number, (split, count) in enumerate(zip(SPLITS, self.samples, strict=True)):
+            if count:
+                fine = self._fine(number, split, count)
+                for _, tensor in sorted(fine.items()):
+                    digest.update(tensor.contiguous().numpy().data)
+                splits[split] = self._take(split, fine)
+        revision = f"generator {self.VERSION}, data seed {self.data_seed}"
+        self.note_source({"name": self.name, "revision": revision, "sha256": digest.hexdigest()})
+        return splits
+
+    def _fine(self, number: int, split: str, count: int) -> dict[str, Tensor]:
+        key = {
+            "name": self.name,
+            "version": self.VERSION,
+            "split": split,
+            "count": count,
+            "chunk": self.CHUNK,
+        }
+        key |= {"data_seed": self.data_seed, **self.parameters}
+        return cached(key, lambda: self._generate(number, split, count))
+
+    def _generate(self, number: int, split: str, count: int) -> dict[str, Tensor]:
+        starts = range(0, count, self.CHUNK)
+        console = Console(stderr=True)
+        parts = []
+        for start in track(
+            starts, f"{self.name}: {count} {split} samples", console=console, disable=not console.is_terminal
+        ):
+            rng = np.random.default_rng((self.data_seed, number, start // self.CHUNK))
+            parts.append(self._chunk(rng, split, start, min(self.CHUNK, count - start)))
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _chunk(self, rng: np.random.Generator, split: str, start: int, count: int) -> dict[str, Tensor]:
+        """A chunk in the precision that is kept; the fault of a solver gets the sample's number in the split."""
+        try:
+            made = self.generate(rng, count)
+        except SolverError as error:
+            sample = start + error.sample
+            raise DataError(f"'{self.name}', split '{split}', sample {sample}: {error.sentence}") from error
+        return {name: tensor.float() for name, tensor in made.items()}
+
+    def _take(self, split: str, fine: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        axes = len(self.fine_grid)
+        taken = {name: _every(tensor, self.stride, axes, self.points) for name, tensor in fine.items()}
+        if split == "train" and self.train_limit is not None:
+            rows = epoch_order(self.samples[0], self.seed, SUBSET)[: self.train_limit]
+            taken = {name: tensor[rows] for name, tensor in taken.items()}
+        if split == "test":
+            for size, stride in self.strides.items():
+                taken |= {f"{name}@{size}": _every(tensor, stride, axes) for name, tensor in fine.items()}
+        return taken
+
+    def _stride_for(self, size: int) -> int:
+        """The stride that leaves `size` points of the first axis."""
+        fine = self.fine_grid[0]
+        found = [s for s in range(1, fine + 1) if -(-fine // s) == size and _keeps_domain(fine, s, size)]
+        if not found:
+            raise ValueError(f"resolutions: no stride leaves {size} points of the {fine} of the fine grid")
+        return found[0]
+
+
+def _keeps_domain(fine: int, stride: int, size: int) -> bool:
+    """A stride keeps the domain where it divides a period (n) or the way between two ends (n - 1)."""
+    return fine % stride == 0 or (fine - 1) % stride == 0
+
+
+def strided(grid: Sequence[int], stride: int) -> tuple[int, ...]:
+    """Points per axis that every `stride`-th of `grid` leaves."""
+    return tuple(-(-size // stride) for size in grid)
+
+
+def _every(fields: Tensor, stride: int, axes: int, points: int | None = None) -> Tensor:
+    """Every `stride`-th point of the last `axes` axes, and of these the first `points`."""
+    index = (slice(None, None, stride),) * axes
+    kept = fields[(..., *index)]
+    return kept if points is None else kept[(..., *(slice(points),) * axes)]
