@@ -23,6 +23,23 @@ _HOMES = {
     "Pathfinder": "pathfinder_set",
     "PathfinderSpec": "pathfinder_spec",
     "ListOpsSpec": "listops_generator",
+    "FieldData": "pde.base",
+    "Burgers": "pde.burgers",
+    "BurgersProblem": "pde.burgers",
+    "BurgersSpaceTime": "pde.burgers",
+    "Darcy": "pde.darcy_set",
+    "DarcyProblem": "pde.darcy_set",
+    "TwoPhase": "pde.coefficients",
+    "Lognormal": "pde.coefficients",
+    "Trigonometric": "pde.coefficients",
+    "NavierStokes": "pde.navier_stokes_set",
+    "ForcedNavierStokes": "pde.navier_stokes_set",
+    "DecayingVorticity": "pde.navier_stokes_set",
+    "ForcedVorticity": "pde.navier_stokes_set",
+    "Helmholtz": "pde.helmholtz_set",
+    "HelmholtzProblem": "pde.helmholtz_set",
+    "NeuralOpDarcy": "pde.bundle",
+    "NeuralOpBurgers": "pde.bundle",
 }
 
 __all__ = sorted(_HOMES)

@@ -89,15 +89,30 @@ LRA_PARTS = (
 )
 
 
-def _generated(name: str, sizes: Mapping[str, int], note: str) -> DataSpec:
+FNO_CITATION = "Li et al., Fourier neural operator, ICLR 2021, arXiv 2010.08895"
+FNO_URL = "https://arxiv.org/abs/2010.08895"
+MGNO_CITATION = "He, Liu, Xu, MgNO, ICLR 2024, arXiv 2310.19809"
+MGNO_URL = "https://arxiv.org/abs/2310.19809"
+
+NEURALOP_COMMIT = "93d3f0633e048c915004cd782cb339acf06e1157"
+NEURALOP_FILES = {
+    "burgers_train_16.pt": "d12335adc0d96357a893dc39d72957fa89fda852b00902d94da95aa06af23fa0",
+    "burgers_test_16.pt": "70bb1591e31b254e74ac6097a5520de299da38115cb3f814e8d0f6f19057d201",
+    "darcy_train_16.pt": "0be662acdb1dab7dfd1a1da0b140e97f75cc94f98a14edcf768abe6968b3b418",
+    "darcy_test_16.pt": "d2b19af9d4a6ae04ba2de54b8ecccc8b89766472faf6ce7f506c0b2a60f69a4c",
+    "darcy_test_32.pt": "bcbd10622373e94df84a17fcdb72ac4317d76e024c2499d21fd1fd34d0742cfd",
+}
+
+
+def _generated(name: str, sizes: Mapping[str, int], citation: str, url: str, note: str) -> DataSpec:
     return DataSpec(
         name=name,
         source="generated",
         revision="generated from a seed",
         sizes=sizes,
         licence="free: made on the machine",
-        citation=LRA_CITATION,
-        url=LRA_URL,
+        citation=citation,
+        url=url,
         layout="none: generated where it is needed",
         note=note,
     )
@@ -228,12 +243,62 @@ _TABLE = (
     _generated(
         "listops",
         {"train": 96000, "val": 2000, "test": 2000},
+        LRA_CITATION,
+        LRA_URL,
         "nested list operations, digits as classes; 500 to 2000 tokens",
     ),
     _generated(
         "pathfinder",
         {"train": 160000, "val": 20000, "test": 20000},
+        LRA_CITATION,
+        LRA_URL,
         "do two circles lie on one dashed path? 32x32 (1024 steps) to 128x128 (Path-X, 16384 steps)",
+    ),
+    DataSpec(
+        name="neuralop-pde",
+        source="files",
+        revision=f"neuraloperator {NEURALOP_COMMIT[:7]}",
+        sizes={},
+        licence="MIT",
+        citation="NeuralOperator developers, neuraloperator, 2023",
+        url="https://github.com/neuraloperator/neuraloperator",
+        layout=f"the files {', '.join(NEURALOP_FILES)}",
+        needs=tuple(NEURALOP_FILES),
+        digests={file: {digest: UNALTERED} for file, digest in NEURALOP_FILES.items()},
+        urls={
+            file: f"https://raw.githubusercontent.com/neuraloperator/neuraloperator/{NEURALOP_COMMIT}"
+            f"/neuralop/data/datasets/data/{file}"
+            for file in NEURALOP_FILES
+        },
+        note="Darcy flow, 1000 + 50 samples of 16x16, the 50 at 32x32 too; Burgers' equation, 800 + 400 of 17x16",
+    ),
+    _generated(
+        "burgers",
+        {"train": 1000, "test": 200},
+        FNO_CITATION,
+        FNO_URL,
+        "Burgers' equation, initial to final state; 8192 points",
+    ),
+    _generated(
+        "darcy",
+        {"train": 1000, "test": 200},
+        FNO_CITATION,
+        FNO_URL,
+        "Darcy flow, coefficient to pressure; 421x421 points",
+    ),
+    _generated(
+        "navier_stokes",
+        {"train": 1000, "test": 200},
+        FNO_CITATION,
+        FNO_URL,
+        "vorticity of a forced flow on the torus, ten past states to later ones; 64x64 points",
+    ),
+    _generated(
+        "helmholtz",
+        {"train": 4000, "val": 200, "test": 200},
+        MGNO_CITATION,
+        MGNO_URL,
+        "Helmholtz' equation, wave speed to field; 101x101 points",
     ),
 )
 

@@ -53,7 +53,7 @@ def build_model(node: Mapping[str, Any], sizes: Mapping[str, Any], *, allowed: S
 
     Raises:
         ConfigError: the model needs a size that neither the config nor the data have (channels for a model of
-            tokens, or the other way round), or says in `check_grid` that it cannot work on the data's grid.
+            tokens, or the other way round).
     """
     parameters = inspect.signature(resolve(node.get("_target_"), "model", allowed)).parameters
     supplied = {k: v for k, v in sizes.items() if k in parameters and k not in node}
@@ -64,10 +64,17 @@ def build_model(node: Mapping[str, Any], sizes: Mapping[str, Any], *, allowed: S
             "for channels there is eigenzoo.models.ssm.SequenceModel, for tokens TokenModel, for pairs PairModel, "
             "for fields the operators of eigenzoo.models.operators"
         )
-    model = build(node, "model", allowed=allowed, **supplied)
-    if "grid" in sizes and hasattr(model, "check_grid"):
-        try:
-            model.check_grid(sizes["grid"])
-        except ValueError as error:
-            raise ConfigError(f"model: {error}") from error
-    return model
+    return build(node, "model", allowed=allowed, **supplied)
+
+
+def build_task(
+    config: Mapping[str, Any], model: Any, sizes: Mapping[str, Any], *, allowed: Sequence[str] = ()
+) -> Any:
+    """Build the task of a config with its optimiser and schedule; ConfigError where the model cannot take the data."""
+    parts = {k: build(config[k], k, allowed=allowed) for k in ("optim", "scheduler") if config[k]}
+    task = build(config["task"], "task", allowed=allowed, model=model, **parts)
+    try:
+        task.check_sizes(sizes)
+    except ValueError as error:
+        raise ConfigError(f"model: {error}") from error
+    return task

@@ -104,11 +104,19 @@ def _merge_scale(cfg: Any, given: Sequence[str], place: Path | None) -> Any:
     if not isinstance(content, Mapping):
         raise ConfigError(f"scales.{name}: {content!r} is not a mapping from keys to values")
     OmegaConf.set_struct(cfg, False)
+    for key in _replaced(cfg, content):
+        cfg[key] = {}
     cfg = OmegaConf.merge(cfg, content, *_debug_files(given, place))
     for word in given:
         _apply(cfg, parse(word))
     cfg.scale = name
     return cfg
+
+
+def _replaced(cfg: Any, content: Mapping[str, Any]) -> list[str]:
+    """Nodes that a scale builds from another target: their old arguments belong to the old one."""
+    nodes = {k: v for k, v in content.items() if isinstance(v, Mapping) and "_target_" in v}
+    return [k for k, v in nodes.items() if cfg.get(k) and cfg[k].get("_target_") != v["_target_"]]
 
 
 def _debug_files(given: Sequence[str], place: Path | None) -> list[Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from .build import build, build_model
+from .build import build, build_model, build_task
 from .check import check
 from .compose import compose, options
 from .entry import use_folder
@@ -67,5 +67,4 @@ def build_on_meta(config: dict[str, Any]) -> Any:
     data = build(config["data"], "data", allowed=allowed, **({} if "seed" in config["data"] else {"seed": 0}))
     with torch.device("meta"):
         model = build_model(config["model"], data.sizes, allowed=allowed)
-        parts = {k: build(config[k], k, allowed=allowed) for k in ("optim", "scheduler") if config[k]}
-        return build(config["task"], "task", allowed=allowed, model=model, **parts)
+        return build_task(config, model, data.sizes, allowed=allowed)

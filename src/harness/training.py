@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ..errors import ConfigError
 from . import checkpoint
-from .build import build, build_model
+from .build import build, build_model, build_task
 from .checkpoint import BEST, RunCheckpoint, RunCheckpointIO
 from .compose import Composed
 from .determinism import StepNoise
@@ -74,7 +74,7 @@ def train(composed: Composed, folder: RunFolder, console: Console) -> dict[str, 
     )  # fmt: skip
     many = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
     record["device"] = device_name(trainer.strategy.root_device) + many
-    _leave(config, folder.path, log, model, data, record)
+    _leave(config, folder.path, log, task, data, record)
     return record
 
 
@@ -90,11 +90,7 @@ def _assemble(config: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     if config["compile"]:
         # In place: the names in the state dict stay what they are.
         model.compile(**({} if config["compile"] is True else {"mode": config["compile"]}))
-    task = build(
-        config["task"], "task", allowed=allowed, model=model,
-        optim=build(config["optim"], "optim", allowed=allowed),
-        scheduler=build(config["scheduler"], "scheduler", allowed=allowed) if config["scheduler"] else None,
-    )  # fmt: skip
+    task = build_task(config, model, data.sizes, allowed=allowed)
     data.prepare_data()
     data.setup("fit")
     if config["test_weights"] == "best" and not data.counts.get("val"):
@@ -240,7 +236,7 @@ def _last_validation(log: RunLog) -> dict[str, float]:
 
 
 def _leave(
-    config: Mapping[str, Any], folder: Path, log: RunLog, model: Any, data: Any, record: dict[str, Any]
+    config: Mapping[str, Any], folder: Path, log: RunLog, task: Any, data: Any, record: dict[str, Any]
 ) -> None:
     """What a finished run leaves behind: CSV, curve, weights, card."""
     from .export import export
@@ -249,10 +245,11 @@ def _leave(
     log.write_csv()
     (folder / "figures").mkdir(exist_ok=True)
     training_curve(log.path, folder / "figures" / "training.png")
+    model = task.model
     node = {**{k: v for k, v in data.sizes.items() if k in _arguments(model)}, **config["model"]}
     split = data.test_dataloader() or data.val_dataloader() or data.train_dataloader()
-    batch = next(iter(split))
-    inputs = tuple(batch[k][:4].cpu() for k in ("x", "lengths") if k in batch)
+    batch = {k: t[:4].cpu() if t.ndim else t for k, t in next(iter(split)).items()}
+    inputs = task.inputs_of(batch)
     export(model.cpu(), {**config, "model": node}, folder, inputs, record)
 
 

@@ -2,7 +2,10 @@
 
 from .base import Task
 from .classification import Classification
+from .field_losses import RelativeH1, RelativeL2
 from .kernel_fit import DelayFit
+from .operator_learning import OperatorLearning
+from .patch_memory import PatchMemory
 from .ptd_studies import FourierGain, TransferStudy
 from .reconstruction import ReconstructionFit
 from .regression import Regression
@@ -14,8 +17,12 @@ __all__ = [
     "DelayFit",
     "FourierGain",
     "NoisyClassification",
+    "OperatorLearning",
+    "PatchMemory",
     "ReconstructionFit",
     "Regression",
+    "RelativeH1",
+    "RelativeL2",
     "StepClassification",
     "Task",
     "TransferStudy",

@@ -1,7 +1,7 @@
 """What every task shares: the optimiser, the schedule, and the weighted loss of a distributed batch."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning.pytorch as pl
@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..optim import ModuleOptimizer
+from .inputs import Batch as Batch
+from .inputs import model_inputs
 
-Batch = dict[str, Tensor]
 
 
 class Task(pl.LightningModule):
@@ -35,6 +36,13 @@ class Task(pl.LightningModule):
         self.model = model
         self._optim, self._scheduler = optim, scheduler
         self.terms: dict[str, Tensor] = {}
+
+    def check_sizes(self, sizes: Mapping[str, Any]) -> None:
+        """Raises ValueError where the model cannot take data of these sizes; asked before any are read."""
+
+    def inputs_of(self, batch: Batch) -> tuple[Tensor, ...]:
+        """What the model is called with for a batch."""
+        return model_inputs(batch)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Named terms of the mean loss over the batch; their sum is minimised."""

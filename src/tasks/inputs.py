@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from .base import Batch
+Batch = dict[str, Tensor]
 
 
 def model_inputs(batch: Batch) -> tuple[Tensor, ...]:

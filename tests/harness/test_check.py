@@ -193,6 +193,18 @@ def test_a_fault_in_the_users_own_file(
     assert not any(phrase in said for phrase in HYDRA)
 
 
+def test_a_scale_may_build_a_node_from_another_target(tmp_path: Path) -> None:
+    """The arguments of the target that it takes the place of go with it; those of the same target are merged."""
+    small = "{scheduler: {_target_: torch.optim.lr_scheduler.StepLR, _partial_: true, step_size: 5}}"
+    content = f"defaults:\n  - s4d_digits\n  - _self_\nscheduler: {{warmup_epochs: 2}}\nscales: {{small: {small}}}\n"
+    _write(tmp_path, "mine", content)
+    config = compose(["experiment=mine"], tmp_path).config
+    assert set(config["scheduler"]) == {"_target_", "_partial_", "step_size"}
+    check(config)
+    assert compose(["experiment=mine", "scale=paper"], tmp_path).config["scheduler"]["warmup_epochs"] == 2
+    assert compose(["experiment=mine", "scheduler.step_size=7"], tmp_path).config["scheduler"]["step_size"] == 7
+
+
 @pytest.mark.parametrize(
     "defaults, said",
     [

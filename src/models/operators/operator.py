@@ -105,6 +105,9 @@ class Operator(nn.Module):
     def operate(self, x: Tensor) -> Tensor:
         """The map itself, between normalised fields."""
 
+    def check_grid(self, grid: Sequence[int]) -> None:
+        """Raises ValueError, in `forward` too, where the model cannot work on a grid; a subclass says when."""
+
     @abstractmethod
     def example_inputs(self, batch: int = 2) -> tuple[Tensor, ...]:
         """Random inputs of a grid that the model takes."""
@@ -131,3 +134,4 @@ class Operator(nn.Module):
             raise ValueError(
                 f"{name} wants fields (batch, {self.dim_in} channels, *grid), got the shape {tuple(x.shape)}"
             )
+        self.check_grid(x.shape[2:])
