@@ -141,7 +141,7 @@ def _copied(module: nn.Module, training: bool = False) -> Iterator[nn.Module]:
 
 def _with_disturbance(module: nn.Module, sub: nn.Module, inputs: tuple) -> Tensor:
     def disturb(_module: nn.Module, _inputs: tuple, output: object) -> object:
-        if isinstance(output, Tensor) and output.is_floating_point():
+        if isinstance(output, Tensor) and (output.is_floating_point() or output.is_complex()):
             return output + torch.randn_like(output)
         if isinstance(output, tuple):
             return tuple(disturb(_module, _inputs, part) for part in output)

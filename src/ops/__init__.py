@@ -19,6 +19,7 @@ from .dplr import DPLR as DPLR
 from .dplr import DPLRStep as DPLRStep
 from .dplr import dplr_discretise as dplr_discretise
 from .dplr import dplr_kernel as dplr_kernel
+from .fourier_layer import fourier_layer as fourier_layer
 from .hippo import HIPPO as HIPPO
 from .hippo import hippo_low_rank as hippo_low_rank
 from .hippo import hippo_matrix as hippo_matrix
@@ -41,10 +42,15 @@ from .pairs import multiply as multiply
 from .pairs import phi1 as phi1
 from .pairs import stored_pair as stored_pair
 from .pairs import to_pair as to_pair
+from .pointwise import pointwise_mlp as pointwise_mlp
+from .precision import autocasts as autocasts
+from .precision import without_autocast as without_autocast
 from .processes import sum_over_processes as sum_over_processes
 from .processes import world_size as world_size
 from .scan import diagonal_scan as diagonal_scan
 from .scan import diagonal_scan_plain as diagonal_scan_plain
+from .spectral import truncated_irfftn as truncated_irfftn
+from .spectral import truncated_rfftn as truncated_rfftn
 from .transfer import dense_transfer as dense_transfer
 from .transfer import diagonal_transfer as diagonal_transfer
 from .transfer import phi as phi

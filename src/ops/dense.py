@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Complex, Float, Float64
 from torch import Tensor
 
-from .diagonal import no_autocast
 from .dplr import DPLR, DPLRStep
 from .pairs import Pair
+from .precision import without_autocast
 
 
 def to_real(x: Complex[Tensor, "*lead modes"]) -> Float[Tensor, "*lead state"]:
@@ -117,7 +117,7 @@ def dense_power(
 ) -> Float[Tensor, "*batch dim state"]:
     """`Abar^exponent x`, in the type of x; the powers in that of Abar."""
     x = x.unsqueeze(-1)
-    with no_autocast(x):
+    with without_autocast(x.device):
         while exponent:
             if exponent % 2:
                 x = abar.to(x.dtype) @ x
@@ -143,7 +143,7 @@ def combine_states(
     groups: list[Tensor],
 ) -> Float[Tensor, "directions dim length"]:
     """The kernels `rows[:, h] @ basis[g]`, h in groups[g]: one matrix product for each group of channels."""
-    with no_autocast(rows):
+    with without_autocast(rows.device):
         kernels = [rows[:, members] @ basis[g] for g, members in enumerate(groups)]
     return torch.cat(kernels, dim=1)[:, torch.cat(groups).argsort()]
 
@@ -155,7 +155,7 @@ def dense_response(
     length: int,
 ) -> Float[Tensor, "*batch dim length"]:
     """`rows Abar^l x`, l = 0..length-1, for every x, in two levels and in the type of x."""
-    with no_autocast(x):
+    with without_autocast(x.device):
         columns, power = _columns(abar, x, _block(length))
         left = _rows(rows.unsqueeze(1), power, -(-length // columns.shape[-1]))[:, 0]
         return (left.to(x.dtype) @ columns).flatten(-2)[..., :length]
@@ -173,7 +173,7 @@ def dense_accumulate(
     rows = -(-u.shape[-1] // block)
     # padded in front: zeros do not change a state that is zero
     folded = torch.nn.functional.pad(u, (rows * block - u.shape[-1], 0)).unflatten(-1, (rows, block))
-    with no_autocast(u):
+    with without_autocast(u.device):
         partial = torch.einsum("hnt,bhjt->jhnb", columns.flip(-1).to(u.dtype), folded)
         state = partial[0]
         for later in partial[1:]:

@@ -8,13 +8,13 @@ only and one batched real matrix product for the rest. Memory falls from O(M L) 
 """
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
 from .pairs import Pair, multiply
+from .precision import without_autocast
 
 # Under torch.compile the block must not depend on the length (another length would compile again). 128 is the
 # best block at L = 16384 and costs microseconds below.
@@ -39,7 +39,7 @@ def vandermonde(weights: Pair, log_z: Pair, length: int) -> Float[Tensor, "*lead
     coarse = multiply(weights, _powers(log_z, rows, block, dtype))
     left = torch.cat([coarse.re, -coarse.im], dim=-2)
     right = torch.cat([fine.re, fine.im], dim=-2)
-    with no_autocast(left):
+    with without_autocast(left.device):
         kernel = 2 * torch.einsum("...hnj,hnt->...hjt", left, right)
     return kernel.flatten(-2)[..., :length]
 
@@ -53,7 +53,7 @@ def vandermonde_transpose(
     folded = torch.nn.functional.pad(u, (0, rows * block - length)).unflatten(-1, (rows, block))
     fine = _powers(log_z, block, 1, u.dtype).complex()
     coarse = _powers(log_z, rows, block, u.dtype).complex()
-    with no_autocast(u):
+    with without_autocast(u.device):
         partial = torch.einsum("...hjt,hnt->...hnj", folded.to(fine.dtype), fine)
     return (partial * coarse).sum(-1)
 
@@ -64,13 +64,6 @@ def vandermonde_plain(
     """The same sum as `vandermonde` in its two-line form; the reference in tests and benchmarks."""
     powers = torch.exp(log_z.unsqueeze(-1) * torch.arange(length, device=log_z.device))
     return 2 * torch.einsum("...hn,hnl->...hl", weights, powers).real
-
-
-def no_autocast(x: Tensor) -> AbstractContextManager:
-    """Keeps a matrix product in its own precision; the meta device knows no autocast."""
-    if torch.amp.is_autocast_available(x.device.type):
-        return torch.autocast(x.device.type, enabled=False)
-    return nullcontext()
 
 
 def _grid(length: int) -> tuple[int, int]:

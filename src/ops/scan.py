@@ -23,8 +23,8 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from .diagonal import no_autocast
 from .pairs import Pair, phi1, to_pair
+from .precision import without_autocast
 from .recurrence import Level, constant_recurrence, exp_multiple, scan_levels, varying_recurrence
 
 METHODS = ("zoh", "bilinear")
@@ -275,7 +275,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     """y, and the states before the segments and after the last one."""
     y, carries = u.new_empty(*u.shape[:2], len(outputs)), [start]
-    with no_autocast(u):
+    with without_autocast(u.device):
         system = _system(u, Pair(z_re, z_im), steps, (bilinear, reverse, size), weights.dtype)
         for part in _segments(u.shape[1], size, reverse):
             mapped = weights @ _flat(u, part, weights.dtype).T
@@ -309,7 +309,7 @@ def _backward(
     """Gradients of u, log_a (real and imaginary part), weights, outputs, start and steps."""
     grad_u, carry, dtype = torch.empty_like(u), grad_final, weights.dtype
     grad_weights, grad_outputs = torch.zeros_like(weights), torch.zeros_like(outputs)
-    with no_autocast(u):
+    with without_autocast(u.device):
         system = _system(u, Pair(z_re, z_im), steps, (bilinear, reverse, size), dtype)
         parts = _segments(u.shape[1], size, reverse)
         for part, x0 in zip(reversed(parts), carries[:-1].flip(0), strict=True):

@@ -10,6 +10,7 @@ from .ptd_studies import FourierGain, TransferStudy
 from .reconstruction import ReconstructionFit
 from .regression import Regression
 from .robustness import NoisyClassification
+from .skr_study import SKRStudy, SortingStudy
 from .step_classification import StepClassification
 
 __all__ = [
@@ -23,6 +24,8 @@ __all__ = [
     "Regression",
     "RelativeH1",
     "RelativeL2",
+    "SKRStudy",
+    "SortingStudy",
     "StepClassification",
     "Task",
     "TransferStudy",

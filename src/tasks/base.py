@@ -14,7 +14,6 @@ from .inputs import Batch as Batch
 from .inputs import model_inputs
 
 
-
 class Task(pl.LightningModule):
     """A model with a loss and metrics; subclasses define `losses` and `update_metrics`.
 

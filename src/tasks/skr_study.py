@@ -32,8 +32,8 @@ class SKRStudy:
     | `seconds/t` | seconds per system, preconditioner included, sorting not |
     | `unsolved/t` | systems that did not get there within the cap |
 
-    The direct solver makes no product, and its time is the same for all t. GMRES and CG are run once, to 1e-8; what SKR hands on depends
-    on where it stops, so that it is run for each t.
+    The direct solver makes no product, and its time is the same for all t. GMRES and CG are run once, to 1e-8; what
+    SKR hands on depends on where it stops, so that it is run for each t.
 
     Args:
         method: `skr` (GCRO-DR(40, 20) on the sorted sequence), `gmres` (GMRES(40)), `cg`, `direct` (sparse LU).

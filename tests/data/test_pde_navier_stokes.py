@@ -412,9 +412,8 @@ def test_an_unstable_set_names_split_and_sample_and_leaves_no_file(tmp_path) -> 
         (decaying, {"scheme": "rk4"}, "scheme must be one of"),
         (decaying, {"device": "tpu"}, "device must be one of cpu, cuda"),
         (forced, {"dt": -1.0}, "dt must be above 0"),
-        (forced, {"tau": 0.0}, "tau must be above 0"),
-        (forced, {"cfl": 2.0}, "cfl must be above 0 and at most 1"),
-        (forced, {"convention": "other"}, "convention must be one of"),
+        (forced, {"sigma": 0.0}, "sigma must be above 0"),
+        (forced, {"horizon": math.inf}, "horizon must be above 0 and finite"),
     ],
 )
 def test_problems_are_checked(make, change: dict, sentence: str) -> None:

@@ -20,14 +20,25 @@ SMALL = {
     "s4d": {"dim": 8, "depth": 2, "layer": {"state_dim": 4}},
     "s5": {"dim": 8, "depth": 2, "layer": {"state_dim": 8, "blocks": 2}},
     "transformer": {"dim": 8, "depth": 2, "layer": {"heads": 2}},
+    "fno": {"dim": 6, "depth": 2, "modes": [3, 3]},
+    "tfno": {"dim": 6, "depth": 2, "modes": [3, 3], "weight": {"rank": 0.5}},
+    "mgtfno": {"operator": {"dim": 6, "depth": 2, "modes": [3, 3], "weight": {"rank": 0.5}}},
+    "mgno": {"dim": 4, "depth": 2, "levels": 3},
+    "mgno_increment": {"dim": 4, "depth": 2, "levels": 2, "steps": [[1, 0], [1, 0]], "dim_in": 3},
+    "mgno_helmholtz": {"dim": 4, "depth": 1, "levels": 2},
+    "unet": {"dim": 8, "levels": 2},
+    "cnn": {"dim": 8, "depth": 2, "kernel": 5},
+    "resnet": {"dim": 8, "depth": 1},
 }
+# Of models that are tied to a grid.
+GRIDS = {"mgno": (12, 13), "mgno_increment": (8, 12), "mgno_helmholtz": (11, 13)}
 # What makes it smaller still where it has to be compiled, which takes seconds per block.
-SMALLER = {name: {"depth": 1} for name in SMALL}
+SMALLER = {name: {"depth": 1} for name in SMALL if name not in ("mgtfno", "unet")}
 
 
 def make(name: str, smaller: bool = False) -> torch.nn.Module:
     config = OmegaConf.merge(
-        {"dim_in": 2, "dim_out": 3},
+        {"dim_in": 2, "dim_out": 3, **({"grid": GRIDS[name]} if name in GRIDS else {})},
         OmegaConf.load(FOLDER / f"{name}.yaml"),
         SMALL.get(name, {}),
         SMALLER.get(name, {}) if smaller else {},

@@ -25,10 +25,11 @@ from torch import Tensor
 
 from ...errors import DataError
 from .base import FieldData
-from .fields import CONVENTIONS, periodic_field
-from .navier_stokes import CFL_LIMIT, SCHEMES, solve_vorticity
+from .fields import periodic_field
+from .navier_stokes import SCHEMES, solve_vorticity
 
 HISTORY = 10  # times that are given: t = 1 .. 10
+CFL = 0.5  # of the forced set
 DEVICES = ("cpu", "cuda")
 
 
@@ -110,7 +111,9 @@ class DecayingVorticity:
 
 @dataclass(frozen=True)
 class ForcedVorticity:
-    """A fluid at rest under a random force, f ~ N(0, 27 (-Laplace + 9)^(-4)), on [0, 2 pi)^2.
+    """A fluid at rest under a random force, f ~ N(0, sigma^2 (-Laplace + 9)^(-4)), on [0, 2 pi)^2.
+
+    The steps are those with max |u| dt n / (2 pi) = 0.5 where these are stable, see `solve_vorticity`.
 
     Attributes:
         viscosity: nu, above 0.
@@ -118,8 +121,8 @@ class ForcedVorticity:
         size: points per axis that are kept.
         solver_size: points per axis of the solver, a multiple of `size`.
         dt: the longest step; the first ones, while the fluid is slow.
-        scheme, cfl: see `solve_vorticity`.
-        alpha, tau, sigma, convention: of the law of the force, see `periodic_field`.
+        scheme: see `solve_vorticity`.
+        sigma: of the force, above 0; its standard deviation is 0.036 sigma.
         device: as of `DecayingVorticity`.
     """
 
@@ -129,28 +132,19 @@ class ForcedVorticity:
     solver_size: int = 256
     dt: float = 0.02
     scheme: str = "cn_heun"
-    cfl: float = 0.5
-    alpha: float = 4.0
-    tau: float = 3.0
     sigma: float = math.sqrt(27)
-    convention: str = "nominal"
     device: str = "cpu"
 
     def __post_init__(self):
         _check(self)
-        for name in ("horizon", "alpha", "tau", "sigma"):
+        for name in ("horizon", "sigma"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be above 0 and finite, got {getattr(self, name)}")
-        if not 0 < self.cfl <= CFL_LIMIT:
-            raise ValueError(f"cfl must be above 0 and at most {CFL_LIMIT:g}, got {self.cfl}")
-        if self.convention not in CONVENTIONS:
-            raise ValueError(f"convention must be one of {', '.join(CONVENTIONS)}, got {self.convention!r}")
 
     def forces(self, rng: np.random.Generator, count: int) -> Float64[Tensor, "count n n"]:
         """f at the solver's points."""
         grid = (self.solver_size, self.solver_size)
-        law = {"alpha": self.alpha, "tau": self.tau, "sigma": self.sigma, "convention": self.convention}
-        return periodic_field(rng, count, grid, length=2 * math.pi, **law)
+        return periodic_field(rng, count, grid, alpha=4.0, tau=3.0, sigma=self.sigma, length=2 * math.pi)
 
     def solve(self, forces: Float64[Tensor, "count n n"]) -> Float64[Tensor, "count m m"]:
         """w(., T) at the points that are kept."""
@@ -163,7 +157,7 @@ class ForcedVorticity:
             forcing=forcing,
             length=2 * math.pi,
             scheme=self.scheme,
-            cfl=self.cfl,
+            cfl=CFL,
         )
         stride = self.solver_size // self.size
         return solution[:, 0, ::stride, ::stride].cpu()

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.linalg import qr, solve_triangular
-from scipy.sparse.linalg import eigs, eigsh
+from scipy.sparse.linalg import ArpackError, eigs, eigsh
 
 from ...errors import SolverError
 from .krylov import Cycle, Product, Solution, arnoldi, cg, check_limits, gmres, prepare, project
@@ -141,7 +141,9 @@ class Recycler:
 
     def __post_init__(self) -> None:
         if not 0 <= self.recycle < self.restart:
-            raise ValueError(f"recycle is {self.recycle}, it must be at least 0 and below restart, {self.restart}")
+            raise ValueError(
+                f"recycle is {self.recycle}, it must be at least 0 and below restart, {self.restart}"
+            )
 
     def solve(
         self,
@@ -364,11 +366,13 @@ def slow_space(matrix: Matrix, count: int) -> np.ndarray:
     """Eigenvectors (n, count) of the eigenvalues of smallest magnitude, unit columns, complex where they are.
 
     Raises:
-        ValueError: a singular matrix.
+        ValueError: a singular matrix; an iteration that did not converge.
     """
     start = np.ones(matrix.shape[0])
     hermitian = abs(matrix - matrix.conj().T).max() <= 1e-12 * abs(matrix).max()
     try:
         return (eigsh if hermitian else eigs)(matrix.tocsc(), count, sigma=0, v0=start)[1]
+    except ArpackError as error:
+        raise ValueError(f"the slow eigenvectors were not found: {error}") from error
     except RuntimeError as error:
         raise ValueError("the matrix is singular, its slow eigenvectors are not looked for") from error

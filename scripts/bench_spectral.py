@@ -1,0 +1,146 @@
+"""Our spectral convolution beside neuraloperator's, batch 8, 32 channels, float32, the same weights.
+
+The library counts modes in total and keeps `m // 2 + 1` of the last axis, so `2 m` rows and `2 m - 2` columns there are
+one-sided m here: both hold the same complex weights and keep the same coefficients. Its bias is off. `max_rel_diff`
+is the largest difference of outputs and of gradients by the input, relative to the largest value. Memory is what one
+forward and backward adds to the peak: on the CPU the peak resident set of a child process, on CUDA the allocator's.
+"""
+
+import argparse
+import importlib.metadata
+import statistics
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench_s4d import _status, _time
+from torch import Tensor, nn
+
+from eigenzoo.models.operators.spectral import SpectralConv
+
+PEER = "neuraloperator"
+SQUARE = [(8, 32, (n, n), (m, m)) for n in (64, 128) for m in (12, 16)]
+CASES = [*SQUARE, (20, 64, (1024,), (16,)), (2, 20, (64, 64, 40), (8, 8, 8))]
+AGREEMENT = 1e-5
+Case = tuple[int, int, Sequence[int], Sequence[int]]
+
+
+def run(report: Any, options: argparse.Namespace) -> None:
+    """All cases; see the module."""
+    for number, case in enumerate(CASES):
+        for form in ("ours", "compiled") if options.compile else ("ours",):
+            compare(report, make, __file__, number, case, form, options)
+
+
+def make(form: str, case: Case, device: str) -> Callable[[], list[Tensor]]:
+    """Forward and backward with all gradients; gives the output and the gradient by the input."""
+    batch, dim, grid, modes = case
+    theirs = peer_convolution(dim, modes)
+    module: nn.Module = theirs
+    if form != PEER:
+        module = SpectralConv(dim, dim, modes=modes)
+        module.set_dense_weight(next(theirs.parameters()).detach())
+    return stepper(module, (batch, dim, *grid), form, device)
+
+
+def peer_convolution(dim: int, modes: Sequence[int]) -> nn.Module:
+    """The library's layer with the weights of seed 0."""
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from neuralop.layers.spectral_convolution import SpectralConv as Peer
+    return Peer(dim, dim, total_modes(modes), bias=False)
+
+
+def total_modes(modes: Sequence[int]) -> tuple[int, ...]:
+    """What the library calls the modes that are m, one-sided, here."""
+    return (*(2 * m for m in modes[:-1]), 2 * modes[-1] - 2)
+
+
+def stepper(module: nn.Module, shape: Sequence[int], form: str, device: str) -> Callable[[], list[Tensor]]:
+    """One step of training without the optimiser, on fixed random fields."""
+    module.to(device)
+    if form == "compiled":
+        module.compile()
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(shape, generator=generator).to(device).requires_grad_()
+    leaves = [x, *module.parameters()]
+    direction: list[Tensor] = []
+
+    def step() -> list[Tensor]:
+        y = module(x)
+        if not direction:
+            direction.append(torch.randn(y.shape, generator=generator).to(device))
+        return [y.detach(), torch.autograd.grad(y, leaves, direction[0])[0]]
+
+    return step
+
+
+def compare(
+    report: Any,
+    make: Callable[[str, Case, str], Callable[[], list[Tensor]]],
+    script: str,
+    number: int,
+    case: Case,
+    form: str,
+    options: argparse.Namespace,
+) -> None:
+    """Times ours and the library's in turns and adds a line; stops where they disagree."""
+    device = options.device
+    torch.backends.cudnn.allow_tf32 = False
+    steps = [make(name, case, device) for name in (form, PEER)]
+    results = [step() for step in steps]
+    difference = max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(*results, strict=True))
+    repetitions = 3 if options.quick else max(5, min(31, int(10e3 / _time(steps[1], device))))
+    times = [[_time(step, device) for step in steps] for _ in range(repetitions)]
+    ours, theirs = (statistics.median(column) for column in zip(*times, strict=True))
+    memory = [None if name == "compiled" else _memory(script, name, number, device) for name in (form, PEER)]
+    batch, dim, grid, modes = case
+    report.add(
+        case=f"n={'x'.join(map(str, grid))} m={modes[0]} B={batch} C={dim} fwd+bwd"
+        + (" compiled" if form == "compiled" else ""),
+        peer=PEER,
+        peer_version=importlib.metadata.version(PEER),
+        ours_ms=ours,
+        peer_ms=theirs,
+        ratio=theirs / ours,
+        ours_mb=memory[0],
+        peer_mb=memory[1],
+        max_rel_diff=difference,
+    )
+    if not difference < AGREEMENT:
+        raise SystemExit(f"ours and {PEER} differ by {difference:.3g}, allowed {AGREEMENT:g}")
+
+
+def _memory(script: str, form: str, number: int, device: str) -> float:
+    """Additional peak memory in MB, in a child process."""
+    words = [sys.executable, script, form, str(number), device]
+    return float(subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+
+
+def child(make: Callable[[str, Case, str], Callable[[], list[Tensor]]], cases: Sequence[Case]) -> None:
+    """Prints the additional peak memory in MB of the case that the command line names."""
+    form, number, device = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+    torch.set_num_threads(1)
+    _, dim, _, modes = cases[number]
+    make(form, (1, dim, [2 * m for m in modes], modes), device)()  # the libraries start
+    step = make(form, cases[number], device)
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        print((torch.cuda.max_memory_allocated() - before) / 1e6)
+        return
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+    before = _status("VmRSS")
+    step()
+    print((_status("VmHWM") - before) / 1e3)
+
+
+if __name__ == "__main__":
+    child(make, CASES)

@@ -1,0 +1,98 @@
+"""Layers that treat every grid point, or every channel, by itself, on any number of axes.
+
+What decay should leave alone carries the tag `no_decay`: biases, gates, the scale and shift of norms.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+NORMS = ("none", "instance", "group")
+SKIPS = ("linear", "identity", "soft_gating", "none")
+
+
+class Pointwise(nn.Conv1d):
+    """The same affine map of the channels at every grid point, `y = W x + b`."""
+
+    def __init__(self, dim_in: int, dim_out: int, *, bias: bool = True):
+        super().__init__(dim_in, dim_out, 1, bias=bias)
+
+    def parameter_tags(self) -> dict[str, tuple[str, ...]]:
+        """The bias is `no_decay`."""
+        return {} if self.bias is None else {"bias": ("no_decay",)}
+
+    def forward(self, x: Float[Tensor, "batch dim_in *grid"]) -> Float[Tensor, "batch dim_out *grid"]:
+        flat = x.flatten(2)
+        if (
+            torch.compiler.is_compiling()
+        ):  # Inductor cannot order the strides of convolutions of unknown length
+            y = self.weight[:, :, 0] @ flat
+            y = y if self.bias is None else y + self.bias[:, None]
+        else:
+            y = super().forward(flat)
+        return y.unflatten(2, x.shape[2:])
+
+
+class ChannelMLP(nn.Module):
+    """`W_2 gelu(W_1 x + b_1) + b_2` at every grid point."""
+
+    def __init__(self, dim_in: int, dim_hidden: int, dim_out: int):
+        super().__init__()
+        self.expand, self.reduce = Pointwise(dim_in, dim_hidden), Pointwise(dim_hidden, dim_out)
+
+    def forward(self, x: Float[Tensor, "batch dim_in *grid"]) -> Float[Tensor, "batch dim_out *grid"]:
+        return self.reduce(F.gelu(self.expand(x)))
+
+
+class SoftGating(nn.Module):
+    """Every channel times a trained number, at first 1."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def parameter_tags(self) -> dict[str, tuple[str, ...]]:
+        """The gate is `no_decay`."""
+        return {"weight": ("no_decay",)}
+
+    def forward(self, x: Float[Tensor, "batch dim *grid"]) -> Float[Tensor, "batch dim *grid"]:
+        return x * self.weight.view(-1, *[1] * (x.ndim - 2))
+
+
+class InstanceNorm(nn.Module):
+    """`(x - mean) / sqrt(var + 1e-5)` over the grid, per sample and channel, without parameters.
+
+    It removes the amplitude of every sample's channels; a constant channel becomes 0.
+    """
+
+    def forward(self, x: Float[Tensor, "batch dim *grid"]) -> Float[Tensor, "batch dim *grid"]:
+        flat = x.flatten(2)
+        return F.layer_norm(flat, flat.shape[2:]).view_as(x)
+
+
+class GroupNorm(nn.GroupNorm):
+    """Norm over channels and grid together (one group), with a scale and a shift per channel."""
+
+    def __init__(self, dim: int):
+        super().__init__(1, dim)
+
+    def parameter_tags(self) -> dict[str, tuple[str, ...]]:
+        """Scale and shift are `no_decay`."""
+        return {"weight": ("no_decay",), "bias": ("no_decay",)}
+
+
+def make_norm(kind: str, dim: int) -> nn.Module | None:
+    """A norm by its name in `NORMS`; None for `none`."""
+    return {"none": lambda: None, "instance": InstanceNorm, "group": lambda: GroupNorm(dim)}[kind]()
+
+
+def make_skip(kind: str, dim: int) -> nn.Module | None:
+    """A skip connection by its name in `SKIPS`; None for `none`."""
+    makers = {
+        "linear": lambda: Pointwise(dim, dim),
+        "identity": nn.Identity,
+        "soft_gating": lambda: SoftGating(dim),
+        "none": lambda: None,
+    }
+    return makers[kind]()
