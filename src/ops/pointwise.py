@@ -1,5 +1,6 @@
 """Maps that act on the channels of a field, the same at every point."""
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -11,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from .precision import autocasts
 
 CHUNK = 2048  # grid points at a time: the hidden channels of that many stay in a core's cache
+FEWEST = 1024  # grid points; with fewer the plain operations are as fast
 
 
 def pointwise_mlp(
@@ -22,12 +24,13 @@ def pointwise_mlp(
 ) -> Float[Tensor, "batch dim_out *grid"]:
     """`second gelu(first x + first_bias) + second_bias` at every point.
 
-    On the CPU the grid is cut into pieces and the hidden field, the widest of the network, is never stored: the
-    derivative computes it again, which costs less than the memory traffic. There it is differentiable once. Under
-    autocast, on other devices and in compiled graphs these are plain operations.
+    On the CPU a grid of many points is cut into pieces and the hidden field, the widest of the network, is never
+    stored: the derivative computes it again, which costs less than the memory traffic. There it is differentiable
+    once. Under autocast, on other devices and in compiled graphs these are plain operations.
     """
     arguments = (x, first, first_bias, second, second_bias)
     fused = x.device.type == "cpu" and not autocasts(x.device) and not torch.compiler.is_compiling()
+    fused = fused and math.prod(x.shape[2:]) >= FEWEST
     if fused and all(t.dtype == x.dtype for t in arguments):
         return _PointwiseMLP.apply(x.contiguous(), *arguments[1:])  # type: ignore[return-value]
     hidden = F.gelu(F.conv1d(x.flatten(2), first.unsqueeze(-1), first_bias))

@@ -100,7 +100,7 @@ class OperatorLearning(Task):
         """Raises ValueError where the model cannot work on the data's grid (see its `check_grid`)."""
         check = getattr(self.model, "check_grid", None)
         if check is not None and "grid" in sizes:
-            check((*sizes["grid"], *((sizes["dim_out"],) if self.rollout == "space_time" else ())))
+            check((*sizes["grid"], *((sizes["steps"],) if self.rollout == "space_time" else ())))
 
     def inputs_of(self, batch: Batch) -> tuple[Tensor, ...]:
         """What the model is called with for a batch: in a rollout, for its first step."""

@@ -202,7 +202,9 @@ def test_a_scale_may_build_a_node_from_another_target(tmp_path: Path) -> None:
     assert set(config["scheduler"]) == {"_target_", "_partial_", "step_size"}
     check(config)
     assert compose(["experiment=mine", "scale=paper"], tmp_path).config["scheduler"]["warmup_epochs"] == 2
-    assert compose(["experiment=mine", "scheduler.step_size=7"], tmp_path).config["scheduler"]["step_size"] == 7
+    assert (
+        compose(["experiment=mine", "scheduler.step_size=7"], tmp_path).config["scheduler"]["step_size"] == 7
+    )
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,9 @@ def test_formula():
     axes = [torch.linspace(0, 1, n, dtype=torch.float64) for n in (10, 11)]
     coordinates = torch.stack(torch.meshgrid(*axes, indexing="ij")).expand(2, -1, -1, -1)
     p, q = model.lifting, model.projection
-    v = torch.einsum("oi,bixy->boxy", p.weight, torch.cat([x, coordinates], 1)) + p.bias.view(-1, 1, 1)
+    v = torch.einsum("oi,bixy->boxy", p.weight[:, :, 0], torch.cat([x, coordinates], 1)) + p.bias.view(
+        -1, 1, 1
+    )
     v = F.pad(v, (0, 2, 0, 2))
     rows = torch.arange(-3, 3) % 12
     for number, layer in enumerate(model.layers):
@@ -95,7 +97,7 @@ def test_positions_are_of_the_kind_that_is_asked_for():
     periodic = FNO(1, 1, modes=(2, 2), dim=4, positions="periodic")
     periodic.load_state_dict(ends.state_dict())
     assert (ends(x) - periodic(x)).abs().max() > 1e-4
-    assert FNO(1, 1, modes=(2, 2), dim=4, positions="none").lifting.weight.shape == (4, 1)
+    assert FNO(1, 1, modes=(2, 2), dim=4, positions="none").lifting.weight.shape == (4, 1, 1)
 
 
 def test_padding_of_the_last_axis_only():

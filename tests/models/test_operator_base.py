@@ -94,8 +94,8 @@ def test_positions():
 @pytest.mark.parametrize(("size", "padded"), [(43, 48), (86, 97), (8, 9)])
 def test_padding_is_a_fraction_of_the_domain(size, padded):
     x = torch.randn(1, 1, size, 2 * size)
-    longer = pad_fraction(x, 0.125)
+    longer = pad_fraction(x, (0.125, 0.125))
     assert (
         longer.shape[2] == padded and longer[0, 0, size:].eq(0).all() and longer[..., 2 * size :].eq(0).all()
     )
-    assert torch.equal(crop(longer, x.shape[2:]), x) and pad_fraction(x, 0.0) is x
+    assert torch.equal(crop(longer, x.shape[2:]), x) and pad_fraction(x, (0.0, 0.0)) is x

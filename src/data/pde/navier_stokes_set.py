@@ -245,6 +245,11 @@ class NavierStokes(_VorticityData):
         """Ten states; one."""
         return HISTORY, 1
 
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """As of `FieldData`, and `steps`, how many states are to be predicted one after the other."""
+        return super().sizes | {"steps": self.problem.horizon - HISTORY}
+
     def generate(self, rng: np.random.Generator, count: int) -> dict[str, Tensor]:
         """States, (count, 10, n, n) and (count, T - 10, n, n)."""
         states = self.problem.solve(self.problem.initial(rng, count))

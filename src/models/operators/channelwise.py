@@ -3,13 +3,24 @@
 What decay should leave alone carries the tag `no_decay`: biases, gates, the scale and shift of norms.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ...ops.pointwise import pointwise_mlp
+
 NORMS = ("none", "instance", "group")
 SKIPS = ("linear", "identity", "soft_gating", "none")
+
+
+def affine(dim_in: int, dim_out: int) -> tuple[nn.Parameter, nn.Parameter]:
+    """Weight (dim_out, dim_in) and bias from U[-1, 1] / sqrt(dim_in), as of torch's linear layers."""
+    bound = 1 / math.sqrt(dim_in)
+    weight, bias = torch.empty(dim_out, dim_in), torch.empty(dim_out)
+    return nn.Parameter(weight.uniform_(-bound, bound)), nn.Parameter(bias.uniform_(-bound, bound))
 
 
 class Pointwise(nn.Conv1d):
@@ -24,9 +35,8 @@ class Pointwise(nn.Conv1d):
 
     def forward(self, x: Float[Tensor, "batch dim_in *grid"]) -> Float[Tensor, "batch dim_out *grid"]:
         flat = x.flatten(2)
-        if (
-            torch.compiler.is_compiling()
-        ):  # Inductor cannot order the strides of convolutions of unknown length
+        # Inductor cannot order the strides of convolutions of unknown length.
+        if torch.compiler.is_compiling():
             y = self.weight[:, :, 0] @ flat
             y = y if self.bias is None else y + self.bias[:, None]
         else:
@@ -35,14 +45,19 @@ class Pointwise(nn.Conv1d):
 
 
 class ChannelMLP(nn.Module):
-    """`W_2 gelu(W_1 x + b_1) + b_2` at every grid point."""
+    """`Q_2 gelu(Q_1 x + q_1) + q_2` at every grid point, see `ops.pointwise_mlp`."""
 
     def __init__(self, dim_in: int, dim_hidden: int, dim_out: int):
         super().__init__()
-        self.expand, self.reduce = Pointwise(dim_in, dim_hidden), Pointwise(dim_hidden, dim_out)
+        self.first, self.first_bias = affine(dim_in, dim_hidden)
+        self.second, self.second_bias = affine(dim_hidden, dim_out)
+
+    def parameter_tags(self) -> dict[str, tuple[str, ...]]:
+        """The biases are `no_decay`."""
+        return {"first_bias": ("no_decay",), "second_bias": ("no_decay",)}
 
     def forward(self, x: Float[Tensor, "batch dim_in *grid"]) -> Float[Tensor, "batch dim_out *grid"]:
-        return self.reduce(F.gelu(self.expand(x)))
+        return pointwise_mlp(x, self.first, self.first_bias, self.second, self.second_bias)
 
 
 class SoftGating(nn.Module):

@@ -15,7 +15,6 @@ GELU and no normalisation. What differs here: padding is a fraction of the domai
 would change the domain with the resolution, and coordinates of periodic grids do not count their end twice.
 """
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -23,8 +22,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ...ops.pointwise import pointwise_mlp
-from .grid import check_fraction, check_positions, crop, with_positions
+from .channelwise import ChannelMLP, Pointwise, affine
+from .grid import as_fractions, check_positions, crop, pad_fraction, padded_grid, with_positions
 from .operator import Operator
 from .spectral import SpectralConv
 
@@ -67,17 +66,17 @@ class FNO(Operator):
             if value < 1:
                 raise ValueError(f"{name}={value}: must be at least 1")
         check_positions(positions)
-        self.padding = _fractions(padding, len(modes))
+        self.padding = as_fractions(padding, len(modes))
         self.modes, self.positions = tuple(modes), positions
         coordinates = 0 if positions == "none" else len(modes)
         self.lifting = Pointwise(dim_in + coordinates, dim)
         make = SpectralConv if spectral is None else spectral
         self.layers = nn.ModuleList(FourierLayer(make(dim, dim, modes=self.modes), dim) for _ in range(depth))
-        self.projection = Projection(dim, dim_out, HIDDEN)
+        self.projection = ChannelMLP(dim, HIDDEN, dim_out)
 
     def operate(self, x: Tensor) -> Tensor:
         grid = x.shape[2:]
-        v = self._pad(self.lifting(with_positions(x, self.positions)))
+        v = pad_fraction(self.lifting(with_positions(x, self.positions)), self.padding)
         for number, layer in enumerate(self.layers, start=1):
             v = layer(v)
             if number < len(self.layers):
@@ -92,11 +91,7 @@ class FNO(Operator):
             )
         check = getattr(self.layers[0].spectral, "check_grid", None)
         if check is not None:
-            check([n + round(f * n) for f, n in zip(self.padding, grid, strict=True)])
-
-    def _pad(self, v: Tensor) -> Tensor:
-        widths = [round(f * n) for f, n in zip(self.padding, v.shape[2:], strict=True)]
-        return F.pad(v, [w for width in reversed(widths) for w in (0, width)]) if any(widths) else v
+            check(padded_grid(grid, self.padding))
 
     def example_inputs(self, batch: int = 2) -> tuple[Tensor, ...]:
         """Random fields on the smallest even grid above what the modes need."""
@@ -114,47 +109,7 @@ class FourierLayer(nn.Module):
     def __init__(self, spectral: nn.Module, dim: int):
         super().__init__()
         self.spectral = spectral
-        self.skip, self.bias = _affine(dim, dim)
+        self.skip, self.bias = affine(dim, dim)
 
     def forward(self, v: Float[Tensor, "batch dim *grid"]) -> Float[Tensor, "batch dim *grid"]:
         return self.spectral(v, skip=self.skip, bias=self.bias)
-
-
-class Pointwise(nn.Module):
-    """The affine map `W x + b` of the channels at every point."""
-
-    def __init__(self, dim_in: int, dim_out: int):
-        super().__init__()
-        self.weight, self.bias = _affine(dim_in, dim_out)
-
-    def forward(self, x: Float[Tensor, "batch dim_in *grid"]) -> Float[Tensor, "batch dim_out *grid"]:
-        y = F.conv1d(x.flatten(2), self.weight.unsqueeze(-1), self.bias)
-        return y.unflatten(2, x.shape[2:])
-
-
-class Projection(nn.Module):
-    """`Q_2 gelu(Q_1 v + q_1) + q_2` of the channels at every point."""
-
-    def __init__(self, dim_in: int, dim_out: int, dim_hidden: int):
-        super().__init__()
-        self.first, self.first_bias = _affine(dim_in, dim_hidden)
-        self.second, self.second_bias = _affine(dim_hidden, dim_out)
-
-    def forward(self, v: Float[Tensor, "batch dim_in *grid"]) -> Float[Tensor, "batch dim_out *grid"]:
-        return pointwise_mlp(v, self.first, self.first_bias, self.second, self.second_bias)
-
-
-def _affine(dim_in: int, dim_out: int) -> tuple[nn.Parameter, nn.Parameter]:
-    """Weight and bias from U[-1, 1] / sqrt(dim_in), as of torch's linear layers."""
-    bound = 1 / math.sqrt(dim_in)
-    weight, bias = torch.empty(dim_out, dim_in), torch.empty(dim_out)
-    return nn.Parameter(weight.uniform_(-bound, bound)), nn.Parameter(bias.uniform_(-bound, bound))
-
-
-def _fractions(padding: float | Sequence[float], axes: int) -> tuple[float, ...]:
-    values = (padding,) * axes if isinstance(padding, (int, float)) else tuple(padding)
-    if len(values) != axes:
-        raise ValueError(f"padding={padding}: must be one fraction, or one for each of the {axes} axes")
-    for value in values:
-        check_fraction("padding", value)
-    return values

@@ -33,15 +33,32 @@ def with_positions(x: Float[Tensor, "batch channels *grid"], kind: str) -> Float
     return torch.cat([x, coordinates.expand(len(x), *coordinates.shape[1:])], dim=1)
 
 
+def padded_grid(grid: Sequence[int], fractions: Sequence[float]) -> list[int]:
+    """Points per axis after `pad_fraction`."""
+    return [size + round(fraction * size) for size, fraction in zip(grid, fractions, strict=True)]
+
+
 def pad_fraction(
-    x: Float[Tensor, "batch channels *grid"], fraction: float
+    x: Float[Tensor, "batch channels *grid"], fractions: Sequence[float]
 ) -> Float[Tensor, "batch channels *padded"]:
-    """`x` with `round(fraction n)` zeros after the end of each axis.
+    """`x` with `round(fraction n)` zeros after the end of each axis, one fraction per axis.
 
     A fraction of the domain, not a number of points: the padded domain is then the same at every resolution.
     """
-    widths = [w for size in reversed(x.shape[2:]) for w in (0, round(fraction * size))]
-    return F.pad(x, widths) if any(widths) else x
+    grid = x.shape[2:]
+    widths = [new - old for new, old in zip(padded_grid(grid, fractions), grid, strict=True)]
+    return F.pad(x, [w for width in reversed(widths) for w in (0, width)]) if any(widths) else x
+
+
+def as_fractions(padding: float | Sequence[float], axes: int) -> tuple[float, ...]:
+    """One fraction per axis from one for all of them, or from as many; ValueError where they are none."""
+    values = tuple(padding) if isinstance(padding, Sequence) else (padding,) * axes
+    if len(values) != axes or not all(0 <= value < 1 for value in values):
+        raise ValueError(
+            f"padding={padding}: must be a fraction of the domain, at least 0 and below 1, or one for each of the "
+            f"{axes} axes"
+        )
+    return values
 
 
 def crop(
@@ -55,9 +72,3 @@ def check_positions(kind: str) -> None:
     """ValueError unless `kind` is one of `POSITIONS`."""
     if kind not in POSITIONS:
         raise ValueError(f"positions={kind!r}: must be one of {', '.join(POSITIONS)}")
-
-
-def check_fraction(name: str, value: float, below: float = 1.0) -> None:
-    """ValueError unless 0 <= value < below."""
-    if not 0 <= value < below:
-        raise ValueError(f"{name}={value}: must be a fraction of the domain, at least 0 and below {below:g}")

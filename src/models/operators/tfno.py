@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from .arguments import check_choice
 from .channelwise import NORMS, SKIPS, ChannelMLP, make_norm, make_skip
 from .factorised import Joint
-from .grid import check_fraction, check_positions, crop, pad_fraction, with_positions
+from .grid import as_fractions, check_positions, crop, pad_fraction, padded_grid, with_positions
 from .operator import Operator
 from .spectral import SpectralConv
 
@@ -112,7 +112,8 @@ class TFNO(Operator):
         weight: None for dense spectral weights; a factory of factorised ones, such as
             `partial(TuckerWeight, rank=0.1)`; or `Joint` of a factory: one tensor with a leading axis for all layers.
         block: a factory of layers with the signature of `TFNOBlock`; its options are set with `partial`.
-        padding: zeros after the end of each axis inside the model, as a fraction of the domain.
+        padding: zeros after the end of each axis inside the model, as a fraction of the domain; one for all axes or
+            one per axis.
         positions: coordinate channels: `ends` (grids with both ends), `periodic` or `none`.
         normalise: see `Operator`.
 
@@ -131,17 +132,17 @@ class TFNO(Operator):
         depth: int = 4,
         weight: Callable[..., nn.Module] | Joint | None = None,
         block: Callable[..., nn.Module] | None = None,
-        padding: float = 0.0,
+        padding: float | Sequence[float] = 0.0,
         positions: str = "ends",
         normalise: Sequence[str] = ("none", "none"),
     ):
         super().__init__(dim_in, dim_out, normalise=normalise)
         check_positions(positions)
-        check_fraction("padding", padding)
         for name, value in (("dim", dim), ("depth", depth), ("modes", min(modes, default=0))):
             if value < 1:
                 raise ValueError(f"{name}={value}: must be at least 1")
-        self.modes, self.padding, self.positions = tuple(modes), padding, positions
+        self.modes, self.positions = tuple(modes), positions
+        self.padding = as_fractions(padding, len(modes))
         axes = 0 if positions == "none" else len(self.modes)
         self.lifting = ChannelMLP(dim_in + axes, WIDENING * dim, dim)
         weights = self._weights(weight, dim, depth)
@@ -184,13 +185,7 @@ class TFNO(Operator):
                 f"the grid {tuple(grid)} has {len(grid)} axes, this TFNO was built for {len(self.modes)} "
                 f"(modes={self.modes})"
             )
-        padded = [n + round(self.padding * n) for n in grid]
-        needed = [*(2 * m for m in self.modes[:-1]), 2 * self.modes[-1] - 2]
-        for axis, (n, least) in enumerate(zip(padded, needed, strict=True)):
-            if n < least:
-                raise ValueError(
-                    f"axis {axis} has {n} points with the padding, modes={self.modes} need at least {least}"
-                )
+        self.blocks[0].conv.check_grid(padded_grid(grid, self.padding))  # type: ignore[operator, union-attr]
 
     def example_inputs(self, batch: int = 2) -> tuple[Tensor, ...]:
         """Random fields on a small grid that holds the modes."""
