@@ -56,7 +56,7 @@ class OperatorLearning(Task):
 
     Raises:
         ValueError: an unknown word, a metric whose name is none, a resolution below 1 or named twice.
-        DataError: in the test, a resolution that the batches do not have.
+        DataError: at the start of a fit and in a test, a resolution that the test batches do not have.
         ConfigError: in a rollout, a model that does not give the one step that it should.
     """
 
@@ -97,10 +97,17 @@ class OperatorLearning(Task):
         )
 
     def check_sizes(self, sizes: Mapping[str, Any]) -> None:
-        """Raises ValueError where the model cannot work on the data's grid (see its `check_grid`)."""
-        check = getattr(self.model, "check_grid", None)
-        if check is not None and "grid" in sizes:
-            check((*sizes["grid"], *((sizes["steps"],) if self.rollout == "space_time" else ())))
+        """Raises ValueError where an operator has other channels than the data, or cannot work on their grid."""
+        if not isinstance(self.model, Operator) or "grid" not in sizes:
+            return
+        past = sizes["dim_in"] if self.history is None else self.history
+        wanted = {"dim_in": past, "dim_out": 1 if self.rollout else sizes["dim_out"]}
+        for name, size in wanted.items():
+            if (own := getattr(self.model, name)) != size:
+                raise ValueError(
+                    f"{name}={own}: these data, with rollout={self.rollout}, have {size} channels there"
+                )
+        self.model.check_grid((*sizes["grid"], *((sizes["steps"],) if self.rollout == "space_time" else ())))
 
     def inputs_of(self, batch: Batch) -> tuple[Tensor, ...]:
         """What the model is called with for a batch: in a rollout, for its first step."""
@@ -109,6 +116,7 @@ class OperatorLearning(Task):
 
     def on_fit_start(self) -> None:
         """Statistics of the training part for the model's normalisers, unless a checkpoint brought them."""
+        self._check_resolutions()
         fit = getattr(self.model, "fit_normalisers", None)
         if fit is None or self.trainer.ckpt_path is not None or _has_none(self.model):
             return
@@ -116,6 +124,12 @@ class OperatorLearning(Task):
         if "train" not in splits:
             raise ConfigError("task: the model's normalisers need a data module with a split 'train'")
         fit(*self._as_called(splits["train"]["x"], splits["train"]["y"]))
+
+    def _check_resolutions(self) -> None:
+        """Not only in the test, hours later."""
+        test = getattr(getattr(self.trainer, "datamodule", None), "splits", {}).get("test")
+        if test is not None:
+            list(self._views(test, "test"))
 
     def _as_called(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Training fields in the shapes of the model's inputs and outputs."""

@@ -263,6 +263,26 @@ def test_a_rollout_wants_one_channel(rollout):
         task.losses(MOVING)
 
 
+def test_channels_and_grid_are_checked_before_data_are_read():
+    sizes = {"dim_in": 3, "dim_out": 1, "grid": (8,), "steps": 4}
+    OperatorLearning(Mix(3, 1), optim=OPTIM).check_sizes(sizes)
+    OperatorLearning(Mix(2, 1), optim=OPTIM, rollout="one_step", history=2).check_sizes(sizes)
+    OperatorLearning(Scale(), optim=OPTIM).check_sizes(sizes)  # a plain module says nothing of its channels
+    with pytest.raises(ValueError, match="dim_in=2: these data, with rollout=None, have 3 channels there"):
+        OperatorLearning(Mix(2, 1), optim=OPTIM).check_sizes(sizes)
+    with pytest.raises(ValueError, match="dim_out=2: these data, with rollout=autoregressive, have 1"):
+        OperatorLearning(Mix(3, 2), optim=OPTIM, rollout="autoregressive").check_sizes(sizes)
+
+    class Picky(Mix):
+        def check_grid(self, grid):
+            if tuple(grid) != (8, 4):
+                raise ValueError(f"not {grid}")
+
+    OperatorLearning(Picky(3, 1), optim=OPTIM, rollout="space_time").check_sizes(sizes)
+    with pytest.raises(ValueError, match="not"):
+        OperatorLearning(Picky(3, 1), optim=OPTIM).check_sizes(sizes)
+
+
 def test_per_step():
     u, y = noise(2, 3, 5), noise(2, 3, 5, seed=1)
     wanted = np.stack([relative(u[:, t], y[:, t]) for t in range(3)], 1)
@@ -303,6 +323,13 @@ def test_training_with_normalisers_and_resolutions(tmp_path):
     # In normalised units the map is the identity, where training began.
     (found,) = own.test(task, datamodule=data, verbose=False)
     assert set(found) == {"test/l2", "test/l2@8", "test/l2@4"} and max(found.values()) < 1e-3
+
+
+def test_a_resolution_that_is_not_there_is_told_before_training(tmp_path):
+    task = OperatorLearning(Mix(1, 1), optim=OPTIM, resolutions=(8, 77))
+    task.on_train_start = lambda: pytest.fail("training began")
+    with pytest.raises(DataError, match="have no 'x@77'"):
+        trainer(tmp_path, 1).fit(task, datamodule=Fields(5))
 
 
 def test_a_model_learns(tmp_path):
