@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .cache import cached
 from .loader import TensorLoader
-from .module import SPLITS, Splits, TensorData
+from .module import SPLITS, Splits, TensorData, check_samples, check_whole
 
 CHUNK = 1024  # samples drawn at once: bounds the memory beside the finished tensors
 FIXED, FRESH = 0, 1
@@ -88,12 +88,8 @@ class GeneratedData(TensorData):
         self, batch_size: int, *, seed: int, data_seed: int, samples: Sequence[int], fresh: bool = False
     ):
         super().__init__(batch_size, seed=seed)
-        if isinstance(data_seed, bool) or not isinstance(data_seed, int) or data_seed < 0:
-            raise ValueError(f"data_seed must be a whole number of at least 0, got {data_seed!r}")
-        if len(samples) != 3 or samples[0] < 1 or min(samples) < 0 or not any(samples[1:]):
-            raise ValueError(
-                f"samples must be (train, val, test) with train at least 1 and one of the others, got {samples!r}"
-            )
+        check_whole("data_seed", data_seed, 0)
+        check_samples(samples)
         self.data_seed, self.samples, self.fresh = data_seed, tuple(samples), fresh
 
     @property

@@ -1,7 +1,7 @@
 """`TensorData`: the base of data modules whose splits are tensors in memory; resumes exactly at any batch."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -43,8 +43,7 @@ class TensorData(L.LightningDataModule):
             ("seed", seed, 0),
             ("eval_batch_size", batch_size if eval_batch_size is None else eval_batch_size, 1),
         ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{label} must be a whole number of at least {least}, got {value!r}")
+            check_whole(label, value, least)
         self.batch_size, self.seed = batch_size, seed
         self.eval_batch_size = eval_batch_size or batch_size
         self.splits: Splits = {}
@@ -158,6 +157,21 @@ class TensorData(L.LightningDataModule):
         epoch.
         """
         self._position = (int(state_dict["epoch"]), int(state_dict["done"]))
+
+
+def check_whole(name: str, value: Any, least: int) -> None:
+    """Raises ValueError unless an argument is a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
+def check_samples(samples: Sequence[int]) -> None:
+    """Raises ValueError unless `samples` are the sizes of (train, val, test) of which train and another are there."""
+    whole = all(isinstance(count, int) and count >= 0 for count in samples)
+    if len(samples) != 3 or not whole or samples[0] < 1 or not any(samples[1:]):
+        raise ValueError(
+            f"samples must be (train, val, test) with train at least 1 and one of the others, got {samples!r}"
+        )
 
 
 def check_split(name: str, split: str, tensors: Mapping[str, Tensor], classes: int) -> None:

@@ -60,12 +60,14 @@ def domain_compression(grid: Sequence[int], levels: int, padding: Padding) -> fl
     return math.prod(grid) / math.prod(window_grid(grid, levels, padding))
 
 
-def window_rows(size: int, levels: int, width: int, level: int) -> Int[Tensor, "patches window"]:
+def window_rows(
+    size: int, levels: int, width: int, level: int, *, device: torch.device | None = None
+) -> Int[Tensor, "patches window"]:
     """`row_j` of every patch along one axis at one level; rows outside the axis are not folded back."""
     patch = size // 2**levels
     window = patch + 2 * width
-    centres = torch.arange(2**levels) * patch + patch // 2
-    return centres[:, None] + 2**level * (torch.arange(window) - window // 2)
+    centres = torch.arange(2**levels, device=device) * patch + patch // 2
+    return centres[:, None] + 2**level * (torch.arange(window, device=device) - window // 2)
 
 
 def extract_patches(
@@ -111,7 +113,7 @@ def _view(
     axes = len(grid)
     for axis, (size, width) in enumerate(zip(grid, widths, strict=True)):
         at = 2 + 2 * axis  # every axis before this one has become two
-        rows = window_rows(size, levels, width, level).to(x.device)
+        rows = window_rows(size, levels, width, level, device=x.device)
         taken = x.index_select(at, _folded(rows, size, pad_mode).flatten())
         if pad_mode == "zeros":
             inside = ((rows >= 0) & (rows < size)).flatten()

@@ -17,7 +17,8 @@ contiguous operands and the last one leaves the modes leading: what a matrix pro
 
     packed: (m_d, 2 m_{d-1}, .., 2 m_1, 2, batch, channels),   rows k = 0 .. m-1, -1 .. -m,   parts (Re, Im).
 
-The differentiable functions here are each other's transposes, so derivatives of any order are transforms again.
+The differentiable functions here are each other's transposes, so derivatives of any order are transforms again. All
+of them keep the precision of their input, under autocast too.
 """
 
 import math
@@ -27,6 +28,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from .precision import without_autocast
 from .spectral_forms import (
     Kept,
     Scale,
@@ -65,7 +67,9 @@ def packed_shape(kept: Kept) -> tuple[int, ...]:
     return tuple(p + q for p, q in reversed(kept))
 
 
-def analyse(x: Tensor, kept: Kept, scale: Scale = RAW, implementation: str = "auto") -> Tensor:
+def analyse(
+    x: Float[Tensor, "batch channels *grid"], kept: Kept, scale: Scale = RAW, implementation: str = "auto"
+) -> Float[Tensor, "*modes 2 batch channels"]:
     """The kept modes of real fields (batch, channels, *grid), packed; see the module. Differentiable.
 
     Args:
@@ -79,8 +83,12 @@ def analyse(x: Tensor, kept: Kept, scale: Scale = RAW, implementation: str = "au
 
 
 def synthesise(
-    spectrum: Tensor, kept: Kept, grid: Sequence[int], scale: Scale = RAW, implementation: str = "auto"
-) -> Tensor:
+    spectrum: Float[Tensor, "*modes 2 batch channels"],
+    kept: Kept,
+    grid: Sequence[int],
+    scale: Scale = RAW,
+    implementation: str = "auto",
+) -> Float[Tensor, "batch channels *grid"]:
     """The real fields (batch, channels, *grid) of packed modes; the transpose of `analyse`. Differentiable."""
     if torch.compiler.is_compiling():
         return _compiled_synthesise(
@@ -127,14 +135,18 @@ def truncated_irfftn(
     return synthesise(pack(spectrum, kept), kept, grid, scale_of(source or grid), implementation)
 
 
-def unpack(spectrum: Tensor, kept: Kept) -> Complex[Tensor, "batch channels *kept"]:
+def unpack(
+    spectrum: Float[Tensor, "*modes 2 batch channels"], kept: Kept
+) -> Complex[Tensor, "batch channels *kept"]:
     """A packed spectrum as a complex one, rows ascending."""
     axes = len(kept)
     moved = spectrum.permute(axes + 1, axes + 2, *reversed(range(axes)), axes).contiguous()
     return _rolled(torch.view_as_complex(moved), kept, inverse=False)
 
 
-def pack(spectrum: Complex[Tensor, "batch channels *kept"], kept: Kept) -> Tensor:
+def pack(
+    spectrum: Complex[Tensor, "batch channels *kept"], kept: Kept
+) -> Float[Tensor, "*modes 2 batch channels"]:
     """The inverse of `unpack`."""
     axes = len(kept)
     parts = torch.view_as_real(_rolled(spectrum, kept, inverse=True))
@@ -160,16 +172,18 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 def run_analysis(x: Tensor, kept: Kept, scale: Scale, implementation: str) -> Tensor:
     """`analyse` without derivatives."""
-    form = choose(x.shape[2:], kept, x.device) if implementation == "auto" else implementation
-    return (analyse_dft if form == "dft" else analyse_fft)(x, kept, scale)
+    form = choose(x.shape[2:], kept) if implementation == "auto" else implementation
+    with without_autocast(x.device):
+        return (analyse_dft if form == "dft" else analyse_fft)(x, kept, scale)
 
 
 def run_synthesis(
     spectrum: Tensor, kept: Kept, grid: Sequence[int], scale: Scale, implementation: str
 ) -> Tensor:
     """`synthesise` without derivatives."""
-    form = choose(grid, kept, spectrum.device) if implementation == "auto" else implementation
-    return (synthesise_dft if form == "dft" else synthesise_fft)(spectrum, kept, grid, scale)
+    form = choose(grid, kept) if implementation == "auto" else implementation
+    with without_autocast(spectrum.device):
+        return (synthesise_dft if form == "dft" else synthesise_fft)(spectrum, kept, grid, scale)
 
 
 class _Analysis(torch.autograd.Function):

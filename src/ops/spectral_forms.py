@@ -75,28 +75,16 @@ def synthesise_fft(spectrum: Tensor, kept: Kept, grid: Sequence[int], scale: Sca
         size[axis + 2] = grid[axis] - p - q
         f = torch.cat([positive, f.new_zeros(size), negative.flip(axis + 2)], axis + 2)
         f = torch.fft.ifft(f, dim=axis + 2, norm="forward")
-    return torch.fft.irfft(_halved(f, n), n, norm="forward")
-
-
-def _halved(f: Tensor, n: int) -> Tensor:
-    """The half spectrum whose `irfft` is `Re sum_k f[k] exp(i k theta)`: columns with a mirror are shared with it.
-
-    Columns that are their own mirror have their imaginary part removed: not every library ignores it.
-    """
-    mirrored = torch.full((f.shape[-1],), 0.5, dtype=f.real.dtype, device=f.device)
-    own = [k for k in (0, n / 2) if k < f.shape[-1] and k == int(k)]
-    keep = mirrored.clone()
-    for k in map(int, own):
-        mirrored[k], keep[k] = 1.0, 0.0
-    return torch.complex(f.real * mirrored, f.imag * keep)
+    real, imaginary = _half_spectrum_factors(n, columns, spectrum.dtype, spectrum.device)
+    return torch.fft.irfft(torch.complex(f.real * real, f.imag * imaginary), n, norm="forward")
 
 
 # Flops of a matrix product and of an FFT pass take different times, and each form has steps that do not scale:
-# measured on one core, float32, as the cost of an FFT flop in units of a flop of a matrix product.
+# measured on one CPU core, float32, as the cost of an FFT flop in units of a flop of a matrix product.
 FFT_FLOP = 4.0
 
 
-def choose(grid: Sequence[int], kept: Kept, device: torch.device) -> str:
+def choose(grid: Sequence[int], kept: Kept) -> str:
     """The cheaper form for a real field on `grid`, by an estimate of the work per field."""
     products, transforms = 0.0, 0.0
     field, counted = float(math.prod(grid)), float(math.prod(grid))
@@ -162,6 +150,19 @@ def _last_table(n: int, columns: int, scale: Scale, dtype: torch.dtype, device: 
 @functools.lru_cache(maxsize=256)
 def _column_factors(columns: int, scale: Scale, dtype: torch.dtype, device: torch.device) -> Tensor:
     return _stored(_weights(columns, scale), dtype, device)
+
+
+@functools.lru_cache(maxsize=256)
+def _half_spectrum_factors(n: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Of real and imaginary parts: with them the `irfft` of f is `Re sum_k f[k] exp(i k theta)`.
+
+    Columns with a mirror are shared with it. Those that are their own mirror have their imaginary part removed: not
+    every library ignores it.
+    """
+    factors = torch.full((2, columns), 0.5, dtype=torch.float64, device="cpu")
+    own = [0, n // 2] if n % 2 == 0 and n // 2 < columns else [0]
+    factors[0, own], factors[1, own] = 1.0, 0.0
+    return _stored(factors, dtype, device)
 
 
 def _angles(n: int, count: int) -> Tensor:

@@ -13,6 +13,7 @@ A network is a list of terms, one letter per axis and tensor, as in einsum; a le
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -113,7 +114,9 @@ def cheapest_contraction(
         if subset in best:
             continue
         result = output if subset == everything else open_letters(subset)
-        best[subset] = min((_joined(best, part, result, sizes) for part in _halves(subset)), key=_first)
+        best[subset] = min(
+            (_joined(best, part, result, sizes) for part in _halves(subset)), key=itemgetter(0)
+        )
     flops, tree, _ = best[everything]
     return Contraction(tree, flops)
 
@@ -145,10 +148,6 @@ def _joined(
     (cost_a, tree_a, term_a), (cost_b, tree_b, term_b) = best[part[0]], best[part[1]]
     cost = cost_a + cost_b + math.prod(sizes[letter] for letter in {*term_a, *term_b})
     return cost, (tree_a, tree_b, f"{term_a},{term_b}->{result}"), result
-
-
-def _first(entry: tuple[int, Any, str]) -> int:
-    return entry[0]
 
 
 def contract(tree: Any, tensors: Sequence[Tensor]) -> Tensor:

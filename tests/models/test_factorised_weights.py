@@ -9,7 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from eigenzoo.models.operators.factorised import CPWeight, Joint, LayerWeight, TTWeight, TuckerWeight
+from eigenzoo.models.operators.factorised import (
+    CPWeight,
+    Joint,
+    LayerWeight,
+    TTWeight,
+    TuckerWeight,
+    warn_of_compression,
+)
 from eigenzoo.ops.tensor_formats import (
     cheapest_contraction,
     contract,
@@ -27,8 +34,9 @@ each_format = pytest.mark.parametrize("kind", FORMATS)
 
 
 @pytest.fixture(autouse=True)
-def _seed():
+def _fresh():
     torch.manual_seed(0)
+    warn_of_compression.cache_clear()
 
 
 def complex_factors(weight):
@@ -161,6 +169,11 @@ def test_a_missed_compression_is_reported(caplog):
     with caplog.at_level(logging.WARNING, logger="eigenzoo.models"):
         TuckerWeight((24, 24, 16, 9), rank=0.02)
     assert "rank 0.02 was asked for, the nearest by rounding is (8, 8, 5, 3) with 0.0175" in caplog.text
+    caplog.clear()
+    TuckerWeight((24, 24, 16, 9), rank=0.02)
+    assert not caplog.text, "once is enough"
+    TuckerWeight((24, 24, 16, 10), rank=0.02)
+    assert "(24, 24, 16, 10)" in caplog.text
     caplog.clear()
     TuckerWeight((24, 24, 16, 9), rank=(8, 8, 5, 3))
     assert not caplog.text

@@ -82,6 +82,12 @@ def test_cnn_is_its_equation():
     testing.assert_close(model(x), h, 1e-5)
 
 
+def test_an_output_of_the_default_cnn_sees_161_of_256_points():
+    x = torch.randn(1, 1, 256, requires_grad=True)
+    (seen,) = torch.autograd.grad(CNN(1, 1)(x)[0, 0, 128], x)
+    assert seen.count_nonzero() == 161 and seen[0, 0, 48:209].all()
+
+
 def test_resnet_is_the_identity_plus_changes():
     model = SMALL["resnet-2d"](depth=3)
     (x,) = model.example_inputs(2)

@@ -23,6 +23,17 @@ class Level0(nn.Module):
         return self.net(x[:, :2])
 
 
+class Whole(nn.Module):
+    """Whole numbers of the first channels to whole numbers: exact in whatever order a library adds."""
+
+    def __init__(self, dim_in: int, dim_out: int):
+        super().__init__()
+        self.dim_in, self.dim_out = dim_in, dim_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([k * x[:, 0] + (x[:, 1] - k).abs() for k in range(self.dim_out)], dim=1)
+
+
 class Mixer(Operator):
     """Pointwise in all channels, a mean over the window, and grids of at least 6 points."""
 
@@ -53,6 +64,14 @@ def test_a_pointwise_network_does_not_see_the_patches(grid, sequential):
     model = PatchedOperator(2, 3, operator=Level0, levels=1, padding=0.125, sequential=sequential)
     x = torch.randn(2, 2, *grid)
     testing.assert_close(model(x), model.operator.net(x), 1e-6)
+
+
+@pytest.mark.parametrize("pad_mode", ["circular", "reflect", "zeros"])
+@pytest.mark.parametrize(("grid", "levels"), [((16,), 2), ((16, 24), 1), ((16, 24), 2), ((8, 16, 8), 1)])
+def test_a_pointwise_network_is_exactly_itself(grid, levels, pad_mode):
+    model = PatchedOperator(2, 3, operator=Whole, levels=levels, padding=0.125, pad_mode=pad_mode)
+    x = torch.randint(-9, 10, (2, 2, *grid)).float()
+    assert torch.equal(model(x), model.operator(x))
 
 
 def test_whole_model():

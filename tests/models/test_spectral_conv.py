@@ -164,6 +164,8 @@ def test_weights_start_in_their_range_and_convert():
     value = torch.randn(4, 5, 12, 7, dtype=torch.complex64)
     layer.set_dense_weight(value)
     assert torch.equal(layer.dense_weight(), value)
+    with pytest.raises(ValueError, match=r"shape \(1, 5, 12, 7\), this layer's is \(4, 5, 12, 7\)"):
+        layer.set_dense_weight(value[:1])
     # k = (-6, 0), (-1, 0), (0, 0), (5, 6)
     for row, column, place in [(0, 0, 11), (5, 0, 6), (6, 0, 0), (11, 6, 5)]:
         stored = layer.weight[column, place].movedim(0, -1).contiguous()

@@ -264,7 +264,7 @@ def test_a_rollout_wants_one_channel(rollout):
 
 
 def test_channels_and_grid_are_checked_before_data_are_read():
-    sizes = {"dim_in": 3, "dim_out": 1, "grid": (8,), "steps": 4}
+    sizes = {"dim_in": 3, "dim_out": 1, "grid": (8,), "horizon": 4}
     OperatorLearning(Mix(3, 1), optim=OPTIM).check_sizes(sizes)
     OperatorLearning(Mix(2, 1), optim=OPTIM, rollout="one_step", history=2).check_sizes(sizes)
     OperatorLearning(Scale(), optim=OPTIM).check_sizes(sizes)  # a plain module says nothing of its channels

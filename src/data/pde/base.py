@@ -1,8 +1,8 @@
 """`FieldData`: pairs of functions on a grid, made by a solver, kept in the cache, strided to the grid asked for.
 
 The solver works on a fine grid; training and evaluation use every `stride`-th of its points. A sample is a
-function of (parameters, data seed, split, number of its chunk): asking for more samples does not change those
-that there were, as long as whole chunks are asked for.
+function of (parameters, data seed, split, number of its chunk, its place there): asking for more samples does not
+change those that there were, as long as whole chunks are asked for.
 """
 
 import hashlib
@@ -19,9 +19,10 @@ from torch import Tensor
 from ...errors import DataError, SolverError
 from ..cache import cached
 from ..loader import epoch_order
-from ..module import SPLITS, Splits, TensorData
+from ..module import SPLITS, Splits, TensorData, check_samples, check_whole
 
 SUBSET = 2**31 - 1  # stands for the epoch where a training subset is chosen
+DEVICES = ("cpu", "cuda")  # where a solver may run
 
 
 class FieldData(TensorData):
@@ -35,9 +36,11 @@ class FieldData(TensorData):
         samples: (train, val, test); 0: there is no such split (not for train).
         seed: of the run: the order of the training samples, and which of them where `train_limit` is given.
         data_seed: of the generator.
-        stride: every how manyth point of the fine grid is used, on every axis.
+        stride: every how manyth point of the fine grid is used, on every axis. Without `points` it must keep the
+            domain: divide n - 1 on an axis of n points with both ends, n on a periodic one.
         points: keep only the first so many points of each axis after striding; None keeps all.
-        resolutions: further strides of the test samples, named by what they leave of the first axis.
+        resolutions: further numbers of points of the first axis at which the test samples are given, on the same
+            domain: with `points`, the part that these cover, without its end.
         train_limit: train on so many of the training samples, drawn by `seed`; None takes all.
 
     Raises:
@@ -46,6 +49,7 @@ class FieldData(TensorData):
 
     VERSION = 1  # changes with whatever changes what is generated
     CHUNK = 50
+    ENDS: tuple[bool, ...]  # of each axis: whether the domain's end is a point, or (periodic) it is not
 
     def __init__(
         self,
@@ -60,22 +64,16 @@ class FieldData(TensorData):
         train_limit: int | None = None,
     ):
         super().__init__(batch_size, seed=seed)
-        if len(samples) != 3 or samples[0] < 1 or min(samples) < 0 or not any(samples[1:]):
-            raise ValueError(
-                f"samples={list(samples)}: must be (train, val, test), train at least 1 and one of the others"
-            )
-        for name, value, least in (("data_seed", data_seed, 0), ("stride", stride, 1)):
-            if value < least:
-                raise ValueError(f"{name}={value}: must be a whole number of at least {least}")
-        if train_limit is not None and not 1 <= train_limit <= samples[0]:
-            raise ValueError(
-                f"train_limit={train_limit}: must be from 1 to the {samples[0]} training samples"
-            )
+        check_samples(samples)
+        check_whole("data_seed", data_seed, 0)
+        check_whole("stride", stride, 1)
+        check_train_limit(train_limit, samples[0])
         self.samples, self.data_seed, self.stride = tuple(samples), data_seed, stride
-        self.points, self.train_limit = points, train_limit
-        if points is not None and not 1 <= points <= min(strided(self.fine_grid, stride)):
+        self.train_limit, self.points = train_limit, self._cropped(points)
+        if self.points is None and not self._keeps_domain(stride):
             raise ValueError(
-                f"points={points}: the grid has {strided(self.fine_grid, stride)} after striding"
+                f"stride={stride}: it does not divide the {self._steps} steps of the fine grid; another stride, or "
+                "`points` for the part of the domain that is kept"
             )
         self.strides = {size: self._stride_for(size) for size in resolutions}
 
@@ -148,31 +146,57 @@ class FieldData(TensorData):
         except SolverError as error:
             sample = start + error.sample
             raise DataError(f"'{self.name}', split '{split}', sample {sample}: {error.sentence}") from error
-        return {name: tensor.float() for name, tensor in made.items()}
+        made = {name: tensor.float() for name, tensor in made.items()}
+        for name, tensor in made.items():
+            if (bad := ~torch.isfinite(tensor).flatten(1).all(1)).any():
+                sample = start + int(bad.nonzero()[0])
+                raise DataError(
+                    f"'{self.name}', split '{split}', sample {sample}: the generated '{name}' is NaN or infinite"
+                )
+        return made
 
     def _take(self, split: str, fine: Mapping[str, Tensor]) -> dict[str, Tensor]:
         axes = len(self.fine_grid)
         taken = {name: _every(tensor, self.stride, axes, self.points) for name, tensor in fine.items()}
         if split == "train" and self.train_limit is not None:
-            rows = epoch_order(self.samples[0], self.seed, SUBSET)[: self.train_limit]
-            taken = {name: tensor[rows] for name, tensor in taken.items()}
+            taken = training_subset(taken, self.seed, self.train_limit)
         if split == "test":
             for size, stride in self.strides.items():
-                taken |= {f"{name}@{size}": _every(tensor, stride, axes) for name, tensor in fine.items()}
+                points = None if self.points is None else size
+                taken |= {
+                    f"{name}@{size}": _every(tensor, stride, axes, points) for name, tensor in fine.items()
+                }
         return taken
 
+    def _cropped(self, points: int | None) -> int | None:
+        """`points`, checked; None where they are all that there are."""
+        if points is None:
+            return None
+        there = strided(self.fine_grid, self.stride)
+        if not 1 <= points <= min(there):
+            raise ValueError(f"points={points}: the grid has {there} after striding")
+        return None if set(there) == {points} else points
+
+    @property
+    def _steps(self) -> tuple[int, ...]:
+        """Steps of the fine grid along the domain that is kept, per axis."""
+        if self.points is not None:
+            return (self.points * self.stride,) * len(self.fine_grid)
+        return tuple(size - end for size, end in zip(self.fine_grid, self.ENDS, strict=True))
+
+    def _keeps_domain(self, stride: int) -> bool:
+        return all(steps % stride == 0 for steps in self._steps)
+
     def _stride_for(self, size: int) -> int:
-        """The stride that leaves `size` points of the first axis."""
-        fine = self.fine_grid[0]
-        found = [s for s in range(1, fine + 1) if -(-fine // s) == size and _keeps_domain(fine, s, size)]
-        if not found:
-            raise ValueError(f"resolutions: no stride leaves {size} points of the {fine} of the fine grid")
-        return found[0]
-
-
-def _keeps_domain(fine: int, stride: int, size: int) -> bool:
-    """A stride keeps the domain where it divides a period (n) or the way between two ends (n - 1)."""
-    return fine % stride == 0 or (fine - 1) % stride == 0
+        """The stride that leaves `size` points of the first axis and the domain as it is."""
+        end = self.points is None and self.ENDS[0]
+        steps = self._steps[0]
+        stride = steps // (size - end) if size > end else 0
+        if not stride or stride * (size - end) != steps or not self._keeps_domain(stride):
+            raise ValueError(
+                f"resolutions: no stride leaves {size} points of the {steps + end} of the fine grid"
+            )
+        return stride
 
 
 def strided(grid: Sequence[int], stride: int) -> tuple[int, ...]:
@@ -185,3 +209,32 @@ def _every(fields: Tensor, stride: int, axes: int, points: int | None = None) ->
     index = (slice(None, None, stride),) * axes
     kept = fields[(..., *index)]
     return kept if points is None else kept[(..., *(slice(points),) * axes)]
+
+
+def check_train_limit(limit: int | None, count: int) -> None:
+    """Raises ValueError unless `limit` is None or a number of the `count` training samples."""
+    if limit is not None and not 1 <= limit <= count:
+        raise ValueError(f"train_limit={limit}: must be from 1 to the {count} training samples")
+
+
+def training_subset(split: Mapping[str, Tensor], seed: int, limit: int) -> dict[str, Tensor]:
+    """`limit` samples of a split, drawn by `seed`; those of a smaller limit are among those of a larger one."""
+    rows = epoch_order(len(next(iter(split.values()))), seed, SUBSET)[:limit]
+    return {name: tensor[rows] for name, tensor in split.items()}
+
+
+def check_device(name: str) -> None:
+    """Raises ValueError where `name` is no device that solvers run on."""
+    if name not in DEVICES:
+        raise ValueError(f"device must be one of {', '.join(DEVICES)}, got {name!r}")
+
+
+def solver_device(name: str) -> torch.device:
+    """The device `cpu` or `cuda`.
+
+    Raises:
+        DataError: there is no such device here.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise DataError("device=cuda: this machine has no CUDA device; generate with device=cpu")
+    return torch.device(name)

@@ -15,10 +15,9 @@ from torch import Tensor
 
 from ...errors import DataError
 from ..hub import identify, require
-from ..loader import epoch_order
 from ..module import Splits, TensorData
 from ..spec import get_spec
-from .base import SUBSET
+from .base import check_train_limit, training_subset
 
 NAME = "neuralop-pde"
 
@@ -58,10 +57,7 @@ class _Bundle(TensorData):
 
     def __init__(self, batch_size: int, *, seed: int = 0, train_limit: int | None = None):
         super().__init__(batch_size, seed=seed)
-        if train_limit is not None and not 1 <= train_limit <= self.TRAIN:
-            raise ValueError(
-                f"train_limit={train_limit}: must be from 1 to the {self.TRAIN} training samples"
-            )
+        check_train_limit(train_limit, self.TRAIN)
         self.train_limit = train_limit
 
     @property
@@ -85,8 +81,7 @@ class _Bundle(TensorData):
             self.note_source(identify(spec, file, [folder / file]))
         splits = self.read(folder)
         if self.train_limit is not None:
-            rows = epoch_order(self.TRAIN, self.seed, SUBSET)[: self.train_limit]
-            splits["train"] = {name: tensor[rows] for name, tensor in splits["train"].items()}
+            splits["train"] = training_subset(splits["train"], self.seed, self.train_limit)
         return splits
 
 

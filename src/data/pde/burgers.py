@@ -77,6 +77,7 @@ class Burgers(FieldData):
     """
 
     name = "burgers"
+    ENDS = (False,)
 
     def __init__(
         self,
@@ -135,6 +136,7 @@ class BurgersSpaceTime(FieldData):
     """
 
     name = "burgers_space_time"
+    ENDS = (True, False)
 
     def __init__(
         self,

@@ -129,10 +129,14 @@ def _check(initial: Tensor, viscosity: float, times: Sequence[float], dt: float)
     for name, value in (("viscosity", viscosity), ("dt", dt)):
         if not 0 < value < math.inf:
             raise ValueError(f"{name} must be above 0 and finite, got {value}")
-    if not times or min(times) < 0 or any(b <= a for a, b in pairwise(times)):
+    finite = all(0 <= time < math.inf for time in times)
+    if not times or not finite or any(b <= a for a, b in pairwise(times)):
         raise ValueError(f"times must be increasing numbers from 0 on, got {list(times)}")
-    if initial.shape[1] < 4:
-        raise ValueError(f"initial must have at least 4 points, got {initial.shape[1]}")
+    if initial.dtype != torch.float64 or initial.ndim != 2 or initial.shape[1] < 4:
+        raise ValueError(
+            "initial must be float64, (count, points) with at least 4 points, "
+            f"got {initial.dtype} of shape {tuple(initial.shape)}"
+        )
     if not bool(torch.isfinite(initial).all()):
         raise ValueError("initial holds NaN or infinite values")
 

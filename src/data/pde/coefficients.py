@@ -22,7 +22,11 @@ from .fields import CONVENTIONS, neumann_field, periodic_field
 
 
 class Coefficient(ABC):
-    """A law of positive fields on a square; a subclass is a frozen dataclass of the law's numbers."""
+    """A law of positive fields on a square; a subclass is a frozen dataclass of the law's numbers.
+
+    Its name and its numbers are all that the cache knows of a law: one that comes to draw other fields needs
+    another name.
+    """
 
     length = 1.0  # side of the square
 
@@ -99,8 +103,8 @@ class Trigonometric(Coefficient):
 
         a(x) = prod_{k=1..factors} (1 + cos(a_k pi (x1 + x2)) / 2) (1 + sin(a_k pi (x2 - 3 x1)) / 2).
 
-    The contrast can reach 9^(factors) and the finest wave of six factors has a length of 1/72 along x1: on
-    a grid of 513 nodes 3.5 of them.
+    The contrast can reach 9^(factors). The finest wave of six factors has a length of 1/72 along x1: 3.6 steps of
+    a grid of 513 nodes.
 
     Args:
         factors: number of scales, at least 1.

@@ -19,11 +19,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from .base import FieldData
+from .base import FieldData, check_device, solver_device
 from .coefficients import Coefficient, TwoPhase
 from .darcy import SOLVERS, solve_darcy
 
@@ -39,7 +38,7 @@ class DarcyProblem:
             GPU) or `skr` (sorted systems, recycled Krylov spaces; slower than both here).
         tolerance: relative residual of `cg` and `skr`.
         max_iterations: of `cg` per sample; with `skr` products with the matrix.
-        device: where `cg` runs; it does not change what the fields are but in the last digits of float64.
+        device: `cpu` or `cuda`, where `cg` runs; it does not change what the fields are but within `tolerance`.
     """
 
     coefficient: Coefficient = field(default_factory=TwoPhase)
@@ -58,7 +57,8 @@ class DarcyProblem:
             raise ValueError(f"tolerance must be above 0 and below 1, got {self.tolerance}")
         if self.max_iterations < 1:
             raise ValueError(f"max_iterations must be at least 1, got {self.max_iterations}")
-        if self.solver != "cg" and torch.device(self.device).type != "cpu":
+        check_device(self.device)
+        if self.solver != "cg" and self.device != "cpu":
             raise ValueError(
                 f"device={self.device!r}: solver '{self.solver}' runs on the CPU, only cg elsewhere"
             )
@@ -72,7 +72,7 @@ class DarcyProblem:
     def solve(self, coefficients: Float64[Tensor, "count n n"]) -> Float64[Tensor, "count n n"]:
         """Solutions at all nodes with the right side 1, on the CPU; see `solve_darcy` for the errors."""
         solutions = solve_darcy(
-            coefficients.to(self.device),
+            coefficients.to(solver_device(self.device)),
             length=self.coefficient.length,
             solver=self.solver,
             tolerance=self.tolerance,
@@ -99,6 +99,7 @@ class Darcy(FieldData):
     """
 
     name = "darcy"
+    ENDS = (True, True)
 
     def __init__(
         self,

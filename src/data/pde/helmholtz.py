@@ -66,10 +66,11 @@ def solve_helmholtz(
         max_condition: the estimate of the matrix' condition from which a sample counts as resonant.
 
     Raises:
-        ValueError: not float64, fewer than three nodes per axis, an unknown scheme.
+        ValueError: not float64 or not on the CPU, fewer than three nodes per axis, a length that is not above 0, an
+            unknown scheme.
         SolverError: a wave number that is not finite, a box (nearly) in resonance, a residual that stays large.
     """
-    _check_input(wave_numbers, scheme)
+    _check_input(wave_numbers, length, scheme)
     count, size = wave_numbers.shape[:2]
     spacing = length / (size - 1)
     mass = _mass(size, scheme)
@@ -97,7 +98,11 @@ def assemble_driven(wave_number: np.ndarray, *, spacing: float, scheme: str = "c
     return csc_matrix((values, rows, starts), shape=(size**2, size**2))
 
 
-def _check_input(wave_numbers: Tensor, scheme: str) -> None:
+def _check_input(wave_numbers: Tensor, length: float, scheme: str) -> None:
+    if not length > 0:
+        raise ValueError(f"length must be above 0, got {length}")
+    if wave_numbers.device.type != "cpu":
+        raise ValueError(f"wave_numbers must be on the CPU, got a tensor on {wave_numbers.device}")
     if scheme not in SCHEMES:
         raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}, got {scheme!r}")
     if wave_numbers.dtype != torch.float64 or wave_numbers.shape[-1] < 3:

@@ -116,6 +116,7 @@ class Helmholtz(FieldData):
     """
 
     name = "helmholtz"
+    ENDS = (True, True)
 
     def __init__(
         self,

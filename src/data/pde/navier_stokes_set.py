@@ -23,14 +23,12 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from ...errors import DataError
-from .base import FieldData
+from .base import FieldData, check_device, solver_device
 from .fields import periodic_field
 from .navier_stokes import SCHEMES, solve_vorticity
 
 HISTORY = 10  # times that are given: t = 1 .. 10
 CFL = 0.5  # of the forced set
-DEVICES = ("cpu", "cuda")
 
 
 def _check(problem: "DecayingVorticity | ForcedVorticity") -> None:
@@ -41,15 +39,9 @@ def _check(problem: "DecayingVorticity | ForcedVorticity") -> None:
         raise ValueError(
             f"solver_size must be at least 4 and a multiple of size={problem.size}, got {problem.solver_size}"
         )
-    for name, allowed in (("scheme", tuple(SCHEMES)), ("device", DEVICES)):
-        if getattr(problem, name) not in allowed:
-            raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(problem, name)!r}")
-
-
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise DataError("device=cuda: this machine has no CUDA device; generate with device=cpu")
-    return torch.device(name)
+    if problem.scheme not in SCHEMES:
+        raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}, got {problem.scheme!r}")
+    check_device(problem.device)
 
 
 @dataclass(frozen=True)
@@ -96,7 +88,7 @@ class DecayingVorticity:
 
     def solve(self, initial: Float64[Tensor, "count n n"]) -> Float64[Tensor, "count times m m"]:
         """w at t = 1 .. T and the points that are kept."""
-        device = _device(self.device)
+        device = solver_device(self.device)
         solution = solve_vorticity(
             initial.to(device),
             viscosity=self.viscosity,
@@ -148,7 +140,7 @@ class ForcedVorticity:
 
     def solve(self, forces: Float64[Tensor, "count n n"]) -> Float64[Tensor, "count m m"]:
         """w(., T) at the points that are kept."""
-        forcing = forces.to(_device(self.device))
+        forcing = forces.to(solver_device(self.device))
         solution = solve_vorticity(
             torch.zeros_like(forcing),
             viscosity=self.viscosity,
@@ -164,32 +156,11 @@ class ForcedVorticity:
 
 
 class _VorticityData(FieldData):
-    """What the two sets have in common; a subclass says `name`, `channels` and how to `generate`."""
+    """What the two sets have in common; a subclass says `name`, `problem`, `channels` and how to `generate`."""
 
     CHUNK = 100
-
-    def __init__(
-        self,
-        batch_size: int,
-        *,
-        problem: DecayingVorticity | ForcedVorticity,
-        samples: Sequence[int],
-        seed: int,
-        data_seed: int,
-        stride: int,
-        resolutions: Sequence[int],
-        train_limit: int | None,
-    ):
-        self.problem = problem
-        super().__init__(
-            batch_size,
-            samples=samples,
-            seed=seed,
-            data_seed=data_seed,
-            stride=stride,
-            resolutions=resolutions,
-            train_limit=train_limit,
-        )
+    ENDS = (False, False)
+    problem: DecayingVorticity | ForcedVorticity
 
     @property
     def parameters(self) -> Mapping[str, Any]:
@@ -228,9 +199,9 @@ class NavierStokes(_VorticityData):
         resolutions: Sequence[int] = (),
         train_limit: int | None = None,
     ):
+        self.problem: DecayingVorticity = problem
         super().__init__(
             batch_size,
-            problem=problem,
             samples=samples,
             seed=seed,
             data_seed=data_seed,
@@ -238,7 +209,6 @@ class NavierStokes(_VorticityData):
             resolutions=resolutions,
             train_limit=train_limit,
         )
-        self.problem = problem
 
     @property
     def channels(self) -> tuple[int, int]:
@@ -247,8 +217,8 @@ class NavierStokes(_VorticityData):
 
     @property
     def sizes(self) -> dict[str, Any]:
-        """As of `FieldData`, and `steps`, how many states are to be predicted one after the other."""
-        return super().sizes | {"steps": self.problem.horizon - HISTORY}
+        """As of `FieldData`, and `horizon`, how many states are to be predicted."""
+        return super().sizes | {"horizon": self.problem.horizon - HISTORY}
 
     def generate(self, rng: np.random.Generator, count: int) -> dict[str, Tensor]:
         """States, (count, 10, n, n) and (count, T - 10, n, n)."""
@@ -280,9 +250,9 @@ class ForcedNavierStokes(_VorticityData):
         resolutions: Sequence[int] = (),
         train_limit: int | None = None,
     ):
+        self.problem: ForcedVorticity = problem
         super().__init__(
             batch_size,
-            problem=problem,
             samples=samples,
             seed=seed,
             data_seed=data_seed,
@@ -290,7 +260,6 @@ class ForcedNavierStokes(_VorticityData):
             resolutions=resolutions,
             train_limit=train_limit,
         )
-        self.problem = problem
 
     @property
     def channels(self) -> tuple[int, int]:

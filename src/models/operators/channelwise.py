@@ -97,6 +97,11 @@ class GroupNorm(nn.GroupNorm):
         return {"weight": ("no_decay",), "bias": ("no_decay",)}
 
 
+def grouped_norm(dim: int) -> nn.GroupNorm:
+    """Group norm with 8 groups, or as many as divide both 8 and dim."""
+    return nn.GroupNorm(math.gcd(8, dim), dim)
+
+
 def make_norm(kind: str, dim: int) -> nn.Module | None:
     """A norm by its name in `NORMS`; None for `none`."""
     return {"none": lambda: None, "instance": InstanceNorm, "group": lambda: GroupNorm(dim)}[kind]()

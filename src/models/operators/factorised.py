@@ -18,6 +18,7 @@ time. What differs here: ranks from a fraction are found with the caps of a full
 order of the contraction is searched, and one tensor for all layers (`Joint`) is the same code with one axis more.
 """
 
+import functools
 import logging
 import math
 from abc import abstractmethod
@@ -38,6 +39,7 @@ from ...ops.tensor_formats import (
     train_ranks,
     tucker_ranks,
 )
+from .arguments import check_choice
 
 IMPLEMENTATIONS = ("auto", "reconstructed", "factorised")
 NOMINAL_BATCH = 8  # for which `auto` and the order of contraction are chosen
@@ -57,7 +59,8 @@ class FactorisedWeight(nn.Module):
     Args:
         shape: (dim_in, dim_out, *kept), one to three kept axes.
         rank: a fraction in (0, 1], a float, of the numbers of a dense weight; or explicit ranks (see the class).
-            Where rounding makes the achieved compression miss a fraction by more than 5 %, a warning is logged.
+            Where rounding makes the achieved compression miss a fraction by more than 5 %, a warning is logged,
+            once for all weights of the same class, shape and fraction.
         implementation: `reconstructed` builds W and multiplies; `factorised` contracts the spectrum with the factors
             in the cheapest order and never holds W; `auto` is the one with fewer multiplications at a batch of 8.
         layers: None, or the length of a leading axis of the tensor: one weight per layer of a model.
@@ -81,10 +84,7 @@ class FactorisedWeight(nn.Module):
             )
         if layers is not None and layers < 1:
             raise ValueError(f"layers={layers}: must be at least 1, or None for the weight of one layer")
-        if implementation not in IMPLEMENTATIONS:
-            raise ValueError(
-                f"implementation={implementation!r}: must be one of {', '.join(IMPLEMENTATIONS)}"
-            )
+        check_choice("implementation", implementation, IMPLEMENTATIONS)
         if isinstance(rank, float) and not 0 < rank <= 1:
             raise ValueError(f"rank={rank}: a fraction of the dense weight must lie in (0, 1]")
         self.shape, self.layers = tuple(shape), layers
@@ -132,10 +132,7 @@ class FactorisedWeight(nn.Module):
 
     def _report(self, rank: Rank) -> None:
         if isinstance(rank, float) and abs(self.compression / rank - 1) > TOLERANCE:
-            log.warning(
-                "%s%s: rank %g was asked for, the nearest by rounding is %s with %.3g of the dense parameters",
-                type(self).__name__, self.full_shape, rank, self.ranks, self.compression,
-            )  # fmt: skip
+            warn_of_compression(type(self).__name__, self.full_shape, rank, self.ranks, self.compression)
 
     @property
     def compression(self) -> float:
@@ -266,6 +263,18 @@ class Joint:
     """
 
     weight: Callable[..., FactorisedWeight]
+
+
+# Cached, so that the equal layers of a model, and of all models of a process, say it once.
+@functools.cache
+def warn_of_compression(
+    name: str, shape: tuple[int, ...], rank: float, ranks: tuple[int, ...], achieved: float
+) -> None:
+    """Logs by how much rounding misses a fraction; the second time for the same arguments nothing."""
+    log.warning(
+        "%s%s: rank %g was asked for, the nearest by rounding is %s with %.3g of the dense parameters",
+        name, shape, rank, ranks, achieved,
+    )  # fmt: skip
 
 
 def _modes_last(x: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from .arguments import check_sizes
 from .channelwise import ChannelMLP, Pointwise, affine
 from .grid import as_fractions, check_positions, crop, pad_fraction, padded_grid, with_positions
 from .operator import Operator
@@ -62,9 +63,7 @@ class FNO(Operator):
         normalise: Sequence[str] = ("none", "none"),
     ):
         super().__init__(dim_in, dim_out, normalise=normalise)
-        for name, value in (("dim", dim), ("depth", depth)):
-            if value < 1:
-                raise ValueError(f"{name}={value}: must be at least 1")
+        check_sizes(dim=dim, depth=depth)
         check_positions(positions)
         self.padding = as_fractions(padding, len(modes))
         self.modes, self.positions = tuple(modes), positions
@@ -75,6 +74,7 @@ class FNO(Operator):
         self.projection = ChannelMLP(dim, HIDDEN, dim_out)
 
     def operate(self, x: Tensor) -> Tensor:
+        """The map between normalised fields."""
         grid = x.shape[2:]
         v = pad_fraction(self.lifting(with_positions(x, self.positions)), self.padding)
         for number, layer in enumerate(self.layers, start=1):
@@ -94,7 +94,7 @@ class FNO(Operator):
             check(padded_grid(grid, self.padding))
 
     def example_inputs(self, batch: int = 2) -> tuple[Tensor, ...]:
-        """Random fields on the smallest even grid above what the modes need."""
+        """Random fields on a small grid that holds the modes."""
         return (torch.randn(batch, self.dim_in, *(2 * m + 2 for m in self.modes)),)
 
 

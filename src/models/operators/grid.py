@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from .arguments import check_choice
+
 POSITIONS = ("ends", "periodic", "none")
 
 
@@ -15,7 +17,11 @@ def positions(grid: Sequence[int], kind: str, like: Tensor) -> Float[Tensor, "1 
 
     `ends`: `j / (n - 1)`, grids that hold both ends of the domain (0 where n = 1); `periodic`: `j / n`, grids of
     one period. A model that was trained with one misreads the other. `none`: no channels.
+
+    Raises:
+        ValueError: another kind.
     """
+    check_positions(kind)
     if kind == "none":
         return like.new_zeros(1, 0, *grid)
     axes = []
@@ -70,5 +76,4 @@ def crop(
 
 def check_positions(kind: str) -> None:
     """ValueError unless `kind` is one of `POSITIONS`."""
-    if kind not in POSITIONS:
-        raise ValueError(f"positions={kind!r}: must be one of {', '.join(POSITIONS)}")
+    check_choice("positions", kind, POSITIONS)

@@ -35,7 +35,29 @@ from .vcycle import GrowingVCycle, VCycle, check_norm_grid, make_norm
 NAVIER_STOKES_STEPS = ((1, 0), (1, 0), (1, 0), (2, 0), (2, 0))
 
 
-class MgNO(Operator):
+class _OnGrid(Operator):
+    """What the networks of this file share: the grid that they are built for."""
+
+    def __init__(
+        self,
+        dim_in: int,
+        dim_out: int,
+        *,
+        grid: Sequence[int],
+        dim: int,
+        depth: int,
+        normalise: Sequence[str],
+    ):
+        super().__init__(dim_in, dim_out, normalise=normalise)
+        check_sizes(dim=dim, depth=depth)
+        self.grid = tuple(grid)
+
+    def example_inputs(self, batch: int = 2) -> tuple[Tensor]:
+        """Random fields on the grid of the construction."""
+        return (torch.randn(batch, self.dim_in, *self.grid),)
+
+
+class MgNO(_OnGrid):
     """`u_l = gelu(W_l u_{l-1} + B_l u_{l-1})`, output `P u_L`: (batch, dim_in, H, W) to (batch, dim_out, H, W).
 
     The defaults are those of the published Darcy runs.
@@ -66,9 +88,8 @@ class MgNO(Operator):
         use_residual: bool = False,
         normalise: Sequence[str] = ("none", "none"),
     ):
-        super().__init__(dim_in, dim_out, normalise=normalise)
-        check_sizes(dim=dim, depth=depth)
-        self.grid, widths = tuple(grid), [dim_in, *[dim] * (depth - 1)]
+        super().__init__(dim_in, dim_out, grid=grid, dim=dim, depth=depth, normalise=normalise)
+        widths = [dim_in, *[dim] * (depth - 1)]
         self.cycles = nn.ModuleList(
             VCycle(
                 width,
@@ -91,12 +112,8 @@ class MgNO(Operator):
             u = F.gelu(cycle(u) + bias(u))
         return self.head(u).contiguous()
 
-    def example_inputs(self, batch: int = 2) -> tuple[Tensor]:
-        """Random fields on the grid of the construction."""
-        return (torch.randn(batch, self.dim_in, *self.grid),)
 
-
-class IncrementMgNO(Operator):
+class IncrementMgNO(_OnGrid):
     """One time step, `u_l = gelu(W_l u_{l-1})`, output `u_0 + P u_L`, on a periodic grid; W_l with biases and norms.
 
     The defaults are those of the published Navier-Stokes run (nu = 1e-5, 64 x 64). `u_0` are the last `dim_out`
@@ -126,13 +143,11 @@ class IncrementMgNO(Operator):
         norm: str = "layer",
         normalise: Sequence[str] = ("none", "none"),
     ):
-        super().__init__(dim_in, dim_out, normalise=normalise)
-        check_sizes(dim=dim, depth=depth)
+        super().__init__(dim_in, dim_out, grid=grid, dim=dim, depth=depth, normalise=normalise)
         if dim_in < dim_out:
             raise ValueError(
                 f"dim_in={dim_in}: an increment needs at least dim_out={dim_out} channels to add to"
             )
-        self.grid = tuple(grid)
         self.cycles = nn.ModuleList(
             VCycle(
                 width,
@@ -155,12 +170,8 @@ class IncrementMgNO(Operator):
             u = F.gelu(cycle(u))
         return (x[:, -self.dim_out :] + self.head(u)).contiguous()
 
-    def example_inputs(self, batch: int = 2) -> tuple[Tensor]:
-        """Random fields on the grid of the construction."""
-        return (torch.randn(batch, self.dim_in, *self.grid),)
 
-
-class HelmholtzMgNO(Operator):
+class HelmholtzMgNO(_OnGrid):
     """`u_l = gelu(norm(W_l u_{l-1}))`, output `W_{L+1} u_L`, with V-cycles whose channels grow with the level.
 
     The defaults are those of the published Helmholtz run (101 x 101). Shapes as of `MgNO`.
@@ -190,9 +201,8 @@ class HelmholtzMgNO(Operator):
         norm: str = "layer",
         normalise: Sequence[str] = ("none", "none"),
     ):
-        super().__init__(dim_in, dim_out, normalise=normalise)
-        check_sizes(dim=dim, depth=depth)
-        self.grid, self.norm = tuple(grid), norm
+        super().__init__(dim_in, dim_out, grid=grid, dim=dim, depth=depth, normalise=normalise)
+        self.norm = norm
         dims = [dim_in, *[dim] * depth, dim_out]
         self.cycles = nn.ModuleList(
             GrowingVCycle(f, u, grid=grid, levels=levels, steps=steps, padding_mode="reflect", bias=True)
@@ -207,7 +217,3 @@ class HelmholtzMgNO(Operator):
         for cycle, norm in zip(self.cycles, self.norms, strict=False):
             u = F.gelu(norm(cycle(u)))
         return last(u).contiguous()
-
-    def example_inputs(self, batch: int = 2) -> tuple[Tensor]:
-        """Random fields on the grid of the construction."""
-        return (torch.randn(batch, self.dim_in, *self.grid),)

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from .arguments import check_sizes
+
 KINDS = ("none", "channel", "point")
 
 
@@ -67,9 +69,8 @@ class Normaliser(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Statistics per grid point have the shape of the grid, which only the saved ones know."""
         for name in ("mean", "scale"):
-            if (saved := state_dict.get(prefix + name)) is not None and saved.shape[:1] == self.mean.shape[
-                :1
-            ]:
+            saved = state_dict.get(prefix + name)
+            if saved is not None and saved.shape[:1] == self.mean.shape[:1]:
                 setattr(self, name, getattr(self, name).new_empty(saved.shape))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
@@ -89,9 +90,7 @@ class Operator(nn.Module):
 
     def __init__(self, dim_in: int, dim_out: int, *, normalise: Sequence[str] = ("none", "none")):
         super().__init__()
-        for name, value in (("dim_in", dim_in), ("dim_out", dim_out)):
-            if value < 1:
-                raise ValueError(f"{name}={value}: must be at least 1")
+        check_sizes(dim_in=dim_in, dim_out=dim_out)
         if len(normalise) != 2 or not set(normalise) <= set(KINDS):
             raise ValueError(
                 f"normalise={list(normalise)}: must be two of {', '.join(KINDS)}, for inputs and for outputs"

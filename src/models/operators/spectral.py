@@ -33,6 +33,7 @@ from ...ops.spectral import (
     unpack,
 )
 from ...ops.spectral_forms import Kept
+from .arguments import check_choice, check_sizes
 
 
 class SpectralConv(nn.Module):
@@ -72,15 +73,10 @@ class SpectralConv(nn.Module):
         check_finite: bool = False,
     ):
         super().__init__()
-        for name, value in (("dim_in", dim_in), ("dim_out", dim_out)):
-            if value < 1:
-                raise ValueError(f"{name}={value}: must be at least 1")
+        check_sizes(dim_in=dim_in, dim_out=dim_out)
         if not 1 <= len(modes) <= 3 or min(modes) < 1:
             raise ValueError(f"modes={list(modes)}: must be one to three numbers, each at least 1")
-        if implementation not in IMPLEMENTATIONS:
-            raise ValueError(
-                f"implementation={implementation!r}: must be one of {', '.join(IMPLEMENTATIONS)}"
-            )
+        check_choice("implementation", implementation, IMPLEMENTATIONS)
         self.dim_in, self.dim_out, self.modes = dim_in, dim_out, tuple(modes)
         self.implementation, self.clip_modes, self.check_finite = implementation, clip_modes, check_finite
         self._kept: Kept = (*((m, m) for m in self.modes[:-1]), (self.modes[-1], 0))
@@ -167,7 +163,10 @@ class SpectralConv(nn.Module):
 
     @torch.no_grad()
     def set_dense_weight(self, value: Complex[Tensor, "dim_in dim_out *kept"]) -> None:
-        """Takes a complex weight, rows k = -m .. m-1."""
+        """Takes a complex weight, rows k = -m .. m-1; ValueError where its shape is another one."""
+        shape = (self.dim_in, self.dim_out, *(p + q for p, q in self._kept))
+        if value.shape != shape:
+            raise ValueError(f"the weight has the shape {tuple(value.shape)}, this layer's is {shape}")
         self.weight.copy_(pack(value, self._kept))
 
     def _fitting(self, source: Sequence[int], target: Sequence[int]) -> Kept:

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .arguments import check_choice
+from .arguments import check_choice, check_sizes
 from .channelwise import NORMS, SKIPS, ChannelMLP, make_norm, make_skip
 from .factorised import Joint
 from .grid import as_fractions, check_positions, crop, pad_fraction, padded_grid, with_positions
@@ -138,9 +138,7 @@ class TFNO(Operator):
     ):
         super().__init__(dim_in, dim_out, normalise=normalise)
         check_positions(positions)
-        for name, value in (("dim", dim), ("depth", depth), ("modes", min(modes, default=0))):
-            if value < 1:
-                raise ValueError(f"{name}={value}: must be at least 1")
+        check_sizes(dim=dim, depth=depth, modes=min(modes, default=0))
         self.modes, self.positions = tuple(modes), positions
         self.padding = as_fractions(padding, len(modes))
         axes = 0 if positions == "none" else len(self.modes)

@@ -9,7 +9,6 @@ What differs here: group norms, gelu, padded convolutions, coordinates as input 
 and any grid: pooling takes n points to ceil(n / 2), and the way up crops to the size that it came from.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from .arguments import check_choice, check_sizes
 from .borders import PADDINGS, Convolution, fast_layout
+from .channelwise import grouped_norm
 from .grid import check_positions, crop, with_positions
 from .operator import Operator
 
@@ -31,7 +31,7 @@ class Block(nn.Module):
         # a bias before a norm would be mostly undone by it
         options = {"axes": axes, "padding_mode": padding_mode, "bias": False}
         self.convolutions = nn.ModuleList(Convolution(dim, dim_out, **options) for dim in (dim_in, dim_out))
-        self.norms = nn.ModuleList(nn.GroupNorm(math.gcd(8, dim_out), dim_out) for _ in range(2))
+        self.norms = nn.ModuleList(grouped_norm(dim_out) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
