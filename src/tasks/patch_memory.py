@@ -5,7 +5,7 @@ the size of its patches. What is compared here are the bytes that the backward p
 parameters apart, for one backbone on the whole grid and on the windows of patches.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..models.operators.patched import PatchedOperator
 from ..models.operators.tfno import TFNO, TFNOBlock
-from ..ops.patches import domain_compression, padding_widths, window_grid
+from ..ops.patches import domain_compression, window_grid
 
 MEGABYTE = 2**20
 
@@ -40,7 +40,7 @@ class PatchMemory:
         dim, modes: see `TFNO`.
 
     Raises:
-        ValueError: a size that does not divide or does not hold the modes.
+        ValueError: a size that does not divide; a grid or a window of a patch that does not hold the modes.
     """
 
     size: int = 64
@@ -50,18 +50,24 @@ class PatchMemory:
     modes: Sequence[int] = (8, 9)
 
     def __post_init__(self) -> None:
-        padding_widths(self._grid, self.levels, self.padding)
+        self._patched().check_grid(self._grid)
+        self._backbone(1, 1).check_grid(self._grid)
 
     @property
     def _grid(self) -> tuple[int, ...]:
         return (self.size,) * len(self.modes)
 
+    @property
+    def _backbone(self) -> Callable[..., TFNO]:
+        block = partial(TFNOBlock, norm="instance")
+        return partial(TFNO, modes=self.modes, dim=self.dim, positions="none", block=block)
+
+    def _patched(self) -> PatchedOperator:
+        return PatchedOperator(1, 1, operator=self._backbone, levels=self.levels, padding=self.padding)
+
     def __call__(self) -> dict[str, float]:
-        backbone = partial(
-            TFNO, modes=self.modes, dim=self.dim, positions="none", block=partial(TFNOBlock, norm="instance")
-        )
-        patched = PatchedOperator(1, 1, operator=backbone, levels=self.levels, padding=self.padding)
-        full = saved_bytes(backbone(1, 1), torch.randn(1, 1, *self._grid)) / MEGABYTE
+        patched = self._patched()
+        full = saved_bytes(self._backbone(1, 1), torch.randn(1, 1, *self._grid)) / MEGABYTE
         together = saved_bytes(patched, torch.randn(1, 1, *self._grid)) / MEGABYTE
         window = torch.randn(1, self.levels + 1, *window_grid(self._grid, self.levels, self.padding))
         one = saved_bytes(patched.operator, window) / MEGABYTE

@@ -132,7 +132,12 @@ def test_an_unresolved_shock_is_refused():
         ({"times": ()}, "times must be increasing"),
         ({"times": (0.5, 0.5)}, "times must be increasing"),
         ({"times": (-0.5, 0.5)}, "times must be increasing"),
-        ({"initial": torch.zeros(1, 3, dtype=torch.float64)}, "at least 4 points, got 3"),
+        ({"times": (0.5, math.nan)}, "times must be increasing"),
+        ({"times": (0.5, math.inf)}, "times must be increasing"),
+        (
+            {"initial": torch.zeros(1, 3, dtype=torch.float64)},
+            r"at least 4 points, got torch.float64 of shape \(1, 3\)",
+        ),
         ({"initial": torch.full((1, 8), math.nan, dtype=torch.float64)}, "NaN or infinite"),
     ],
 )

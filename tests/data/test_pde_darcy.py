@@ -183,9 +183,13 @@ def test_wrong_arguments(changes: dict, text: str):
         solve_darcy(torch.ones(1, 5, 5, dtype=torch.float64), **changes)
 
 
-def test_single_precision_is_refused():
+def test_size_and_device_of_the_coefficients():
     with pytest.raises(ValueError, match="float64 with at least 3 nodes"):
         solve_darcy(torch.ones(1, 2, 2, dtype=torch.float64))
+    elsewhere = torch.ones(1, 5, 5, dtype=torch.float64, device="meta")
+    for solver in ("direct", "skr"):
+        with pytest.raises(ValueError, match=f"solver '{solver}' takes CPU tensors, got one on meta"):
+            solve_darcy(elsewhere, solver=solver)
 
 
 def test_two_phase_takes_its_values_from_the_sign():
@@ -227,6 +231,7 @@ def test_trigonometric_is_the_product():
         lambda: DarcyProblem(tolerance=2.0),
         lambda: DarcyProblem(max_iterations=0),
         lambda: DarcyProblem(device="cuda"),
+        lambda: DarcyProblem(solver="cg", device="tpu"),
     ],
 )
 def test_wrong_problems(make):
@@ -242,14 +247,24 @@ def cache(tmp_path, monkeypatch):
 
 def test_data_module_strides_crops_and_solves():
     problem = DarcyProblem(TwoPhase(tau=5.0), size=33)
-    data = Darcy(2, samples=(4, 0, 3), problem=problem, stride=2, points=16, resolutions=(33, 9))
+    data = Darcy(2, samples=(4, 0, 3), problem=problem, stride=2, points=16, resolutions=(32, 8))
     data.setup()
     assert data.sizes == {"dim_in": 1, "dim_out": 1, "grid": (16, 16)}
     test = data.splits["test"]
-    assert test["x"].shape == test["y"].shape == (3, 1, 16, 16) and test["y@9"].shape == (3, 1, 9, 9)
-    solution = solve_darcy(test["x@33"][:, 0].double())
-    torch.testing.assert_close(test["y@33"][:, 0], solution.float())
-    torch.testing.assert_close(test["y"], test["y@33"][:, :, :32:2, :32:2])
+    assert test["x"].shape == test["y"].shape == (3, 1, 16, 16) and test["y@8"].shape == (3, 1, 8, 8)
+    whole = Darcy(2, samples=(4, 0, 3), problem=problem)
+    whole.setup()
+    fine = whole.splits["test"]
+    torch.testing.assert_close(fine["y"][:, 0], solve_darcy(fine["x"][:, 0].double()).float())
+    assert torch.equal(test["y@32"], fine["y"][..., :32, :32])
+    assert torch.equal(test["y"], fine["y"][..., :32:2, :32:2])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a sentence for machines without CUDA")
+def test_a_device_that_is_not_there():
+    problem = DarcyProblem(size=17, solver="cg", device="cuda")
+    with pytest.raises(DataError, match="device=cuda: this machine has no CUDA device"):
+        Darcy(2, samples=(3, 0, 1), problem=problem).setup()
 
 
 def test_solver_changes_how_not_what():

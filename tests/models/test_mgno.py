@@ -119,8 +119,19 @@ def test_other_grids(make: partial, grid: tuple[int, int]):
 @pytest.mark.parametrize("name", ["increment", "helmholtz"])
 def test_layer_norms_belong_to_their_grid(name: str):
     model = SMALL[name]()
-    with pytest.raises(ValueError, match="norm='layer' belongs to the grid"):
-        model(torch.randn(1, model.dim_in, 24, 24))
+    for act in (model.check_grid, lambda grid: model(torch.randn(1, model.dim_in, *grid))):
+        with pytest.raises(ValueError, match="norm='layer' belongs to the grid"):
+            act((24, 24))
+
+
+@pytest.mark.parametrize(("name", "least"), [("darcy", 4), ("increment", 4), ("helmholtz", 11)])
+def test_grids_that_are_too_small(name: str, least: int):
+    """Known before any field is seen."""
+    model = SMALL[name](**({} if name == "darcy" else {"norm": "group"}))
+    model.check_grid((least, least))
+    for act in (model.check_grid, lambda grid: model(torch.zeros(1, model.dim_in, *grid))):
+        with pytest.raises(ValueError, match=f"two axes of at least {least} points"):
+            act((least, least - 1))
 
 
 def test_output_is_denormalised():

@@ -38,3 +38,8 @@ def test_without_padding_four_patches_are_the_whole():
 def test_size_must_divide():
     with pytest.raises(ValueError, match="axis 0 has 66 points"):
         PatchMemory(size=66)
+
+
+def test_windows_must_hold_the_modes():
+    with pytest.raises(ValueError, match="16"):
+        PatchMemory(size=16, padding=0.0)

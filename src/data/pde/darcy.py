@@ -79,11 +79,9 @@ def solve_darcy(
             "tolerance and length must be above 0 and max_iterations at least 1, "
             f"got {tolerance}, {length} and {max_iterations}"
         )
-    check_coefficients(coefficients)
     if solver != "cg" and coefficients.device.type != "cpu":
-        raise ValueError(
-            f"solver '{solver}' takes CPU tensors, got one on {coefficients.device}; cg takes both"
-        )
+        raise ValueError(f"solver '{solver}' takes CPU tensors, got one on {coefficients.device}")
+    check_coefficients(coefficients)
     spacing = length / (coefficients.shape[-1] - 1)
     right = torch.as_tensor(source, dtype=torch.float64, device=coefficients.device)
     right = right.expand_as(coefficients)[:, 1:-1, 1:-1]

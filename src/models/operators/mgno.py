@@ -22,6 +22,7 @@ Helmholtz network counts five A that it never applies, in `HelmholtzMgNO` they a
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +37,9 @@ NAVIER_STOKES_STEPS = ((1, 0), (1, 0), (1, 0), (2, 0), (2, 0))
 
 
 class _OnGrid(Operator):
-    """What the networks of this file share: the grid that they are built for."""
+    """What the networks of this file share: the grid that they are built for, and V-cycles that check others."""
+
+    cycles: Any  # a list of V-cycles
 
     def __init__(
         self,
@@ -51,6 +54,10 @@ class _OnGrid(Operator):
         super().__init__(dim_in, dim_out, normalise=normalise)
         check_sizes(dim=dim, depth=depth)
         self.grid = tuple(grid)
+
+    def check_grid(self, grid: Sequence[int]) -> None:
+        """ValueError for a grid too small for the levels or, with the norm `layer`, another than at construction."""
+        self.cycles[0].check_grid(grid)
 
     def example_inputs(self, batch: int = 2) -> tuple[Tensor]:
         """Random fields on the grid of the construction."""
@@ -210,9 +217,13 @@ class HelmholtzMgNO(_OnGrid):
         )
         self.norms = nn.ModuleList(make_norm(norm, dim, self.grid) for _ in range(depth))
 
+    def check_grid(self, grid: Sequence[int]) -> None:
+        """As of the other networks; here the norms stand between the V-cycles."""
+        check_norm_grid(self.norm, self.grid, grid)
+        super().check_grid(grid)
+
     def operate(self, x: Tensor) -> Tensor:
         """The map between normalised fields."""
-        check_norm_grid(self.norm, self.grid, x.shape[2:])
         u, last = x, self.cycles[-1]
         for cycle, norm in zip(self.cycles, self.norms, strict=False):
             u = F.gelu(norm(cycle(u)))

@@ -258,8 +258,13 @@ class VCycle(nn.Module):
                 f"the V-cycle wants fields (batch, {self.dim_in} channels, height, width), "
                 f"got the shape {tuple(f.shape)}"
             )
-        check_norm_grid(self.norm, self.grid, f.shape[2:])
+        self.check_grid(f.shape[2:])
         return self._grids(f.shape[2:])
+
+    def check_grid(self, grid: Sequence[int]) -> None:
+        """ValueError for a grid too small for the levels or, with the norm `layer`, another than at construction."""
+        check_norm_grid(self.norm, self.grid, grid)
+        self._grids(grid)
 
     def extra_repr(self) -> str:
         return f"{self.dim_in}, {self.dim_out}, grid={self.grid}, padding_mode={self.padding_mode!r}"
