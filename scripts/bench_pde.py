@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_s4d import _time
+from benching import milliseconds
 from scipy.sparse.linalg import spsolve
 
 from eigenzoo.data.pde.burgers import BurgersProblem
@@ -139,7 +139,7 @@ def _case(
         for start in range(0, count, CHUNK):
             solve(draw(min(CHUNK, count - start)).to(device))
 
-    elapsed = _time(ours, device)
+    elapsed = milliseconds(ours, device)
     fields: dict[str, Any] = {
         "case": name,
         "samples": count,
@@ -155,7 +155,7 @@ def _case(
             nonlocal found
             found = function(given)
 
-        time = _time(theirs, device) / few
+        time = milliseconds(theirs, device) / few
         difference = ((found - solve(given)).abs().max() / found.abs().max()).item()
         fields |= {"peer": PEERS[label], "peer_version": None, "peer_samples": few, "peer_ms": time}
         fields |= {"ratio": time * count / elapsed, "max_rel_diff": difference}

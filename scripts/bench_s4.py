@@ -2,21 +2,17 @@
 
 generating: the generating function in its reduced form (`dplr_kernel`); dense: dense powers in two levels
 (`dense_kernel`), both float64 inside; peer: the Cauchy sums as usually written, complex64 arrays of (channels,
-modes, nodes) at the roots of unity, and C (I - Abar^L) in the place of C. Times and memory as in bench_s4d.
+modes, nodes) at the roots of unity, and C (I - Abar^L) in the place of C. Memory as in `benching`.
 """
 
 import argparse
 import math
-import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from bench_s4d import _interleaved, _status, _time
+from benching import exponent, medians, memory_mb, milliseconds, print_memory, repetitions, resident_mb
 from torch import Tensor
 
 from eigenzoo.models.ssm import S4D
@@ -96,14 +92,18 @@ def stream_case(name: str, report: Any, device: str, steps: int) -> None:
         state = layer.initial_state(1)
         for i in range(500):
             _, state = layer.step(u[i % 64], state)
-        before, start = _status("VmRSS"), time.perf_counter()
-        for i in range(steps):
-            _, state = layer.step(u[i % 64], state)
-        elapsed = time.perf_counter() - start
+
+        def run() -> None:
+            nonlocal state
+            for i in range(steps):
+                _, state = layer.step(u[i % 64], state)
+
+        before = resident_mb()
+        elapsed = milliseconds(run, device)
     report.add(
         case=f"step {name}, batch 1, {steps} steps",
-        samples_per_s=steps / elapsed,
-        growth_mb=(_status("VmRSS") - before) / 1e3,
+        samples_per_s=1e3 * steps / elapsed,
+        growth_mb=resident_mb() - before,
     )
 
 
@@ -134,9 +134,8 @@ def _case(report: Any, form: str, length: int, exact: Tensor, options: argparse.
     device = options.device
     cases = kernel_case(form, length, device), kernel_case("peer", length, device)
     errors = [((case().double() - exact).abs().max() / exact.abs().max()).item() for case in cases]
-    repetitions = 3 if options.quick else max(3, min(9, int(15e3 / _time(cases[1], device))))
-    times = _interleaved(*cases, repetitions, device)
-    memory = [_memory(f, length, device) for f in (form, "peer")]
+    times = medians(cases, repetitions(cases[1], device, quick=options.quick), device)
+    memory = [memory_mb(__file__, f, length, device) for f in (form, "peer")]
     report.add(
         case=f"kernel {form} L={length} fwd+bwd",
         peer="broadcast complex64 Cauchy sums",
@@ -151,44 +150,17 @@ def _case(report: Any, form: str, length: int, exact: Tensor, options: argparse.
     )
 
 
-def _memory(form: str, length: int, device: str) -> float:
-    """Additional peak memory in MB, in a child on the CPU."""
-    if device == "cuda":
-        function = kernel_case(form, length, device)
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        function()
-        return (torch.cuda.max_memory_allocated() - before) / 1e6
-    command = [sys.executable, __file__, form, str(length)]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-
-def _child(form: str, length: int) -> None:
-    torch.set_num_threads(1)
-    kernel_case(form, 64, "cpu")()
-    function = kernel_case(form, length, "cpu")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
-    before = _status("VmRSS")
-    function()
-    print((_status("VmHWM") - before) / 1e3)
-
-
 def _growth(form: str, lengths: tuple[int, ...], device: str) -> dict[str, float]:
     """Slopes of log time and of log memory against log length."""
-    log_length = [math.log(length) for length in lengths]
     times = []
     for length in lengths:
         function = kernel_case(form, length, device)
         function()
-        times.append(math.log(statistics.median(_time(function, device) for _ in range(3))))
-    memory = [math.log(_memory(form, length, device)) for length in lengths]
-    return {"exponent": _slope(log_length, times), "memory_exponent": _slope(log_length, memory)}
-
-
-def _slope(x: list[float], y: list[float]) -> float:
-    return statistics.linear_regression(x, y).slope
+        times.append(medians([function], 3, device)[0])
+    memory = [memory_mb(__file__, form, length, device) for length in lengths]
+    return {"exponent": exponent(lengths, times), "memory_exponent": exponent(lengths, memory)}
 
 
 if __name__ == "__main__":
-    _child(sys.argv[1], int(sys.argv[2]))
+    form, length, device = sys.argv[1:]
+    print_memory(lambda size: kernel_case(form, size, device), 64, int(length), device)

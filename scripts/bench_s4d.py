@@ -1,21 +1,15 @@
 """The two-level S4D kernel and layer beside the plain Vandermonde einsum, H = 128, N = 64, float32.
 
-Memory is what one forward and backward adds to the peak. On the CPU: peak resident set (VmHWM, reset
-beforehand) of a child process minus its resident set just before the call; a small call has started torch's
-libraries by then. On CUDA: the allocator's peak minus what was allocated before.
+Memory is what one forward and backward adds to the peak, see `benching`.
 """
 
 import argparse
-import math
-import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
+from benching import exponent, medians, memory_mb, print_memory, repetitions
 
 from eigenzoo.models.ssm import S4D
 from eigenzoo.ops import fft_conv, to_pair, vandermonde, vandermonde_plain
@@ -100,9 +94,10 @@ def _case(
     device = options.device
     ours, plain = CASES[what](form, length, device), CASES[what]("plain", length, device)
     error = ((ours().double() - exact).abs().max() / exact.abs().max()).item()
-    repetitions = 3 if options.quick else max(3, min(9, int(15e3 / _time(plain, device))))
-    times = _interleaved(ours, plain, repetitions, device)
-    memory = [None if form == "compiled" else _memory(what, f, length, device) for f in (form, "plain")]
+    times = medians((ours, plain), repetitions(plain, device, quick=options.quick), device)
+    memory = [
+        None if form == "compiled" else memory_mb(__file__, what, f, length, device) for f in (form, "plain")
+    ]
     suffix = " compiled" if form == "compiled" else ""
     report.add(
         case=f"{what} L={length} fwd+bwd{suffix}",
@@ -133,71 +128,15 @@ def _exact(what: str, length: int, device: str) -> torch.Tensor:
         return vandermonde(to_pair(weights), log_z, length).to(device)
 
 
-def _interleaved(ours: Callable, plain: Callable, repetitions: int, device: str) -> list[float]:
-    times: list[list[float]] = [[], []]
-    for _ in range(repetitions):
-        for function, record in zip((ours, plain), times, strict=True):
-            record.append(_time(function, device))
-    return [statistics.median(record) for record in times]
-
-
-def _time(function: Callable, device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    function()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return 1e3 * (time.perf_counter() - start)
-
-
-def _memory(what: str, form: str, length: int, device: str) -> float:
-    """Additional peak memory in MB, in a child on the CPU."""
-    if device == "cuda":
-        function = CASES[what](form, length, device)
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        function()
-        return (torch.cuda.max_memory_allocated() - before) / 1e6
-    answer = subprocess.run(
-        [sys.executable, __file__, what, form, str(length)], capture_output=True, text=True, check=True
-    )
-    return float(answer.stdout)
-
-
-def _child(what: str, form: str, length: int) -> None:
-    torch.set_num_threads(1)
-    CASES[what](form, 64, "cpu")()
-    function = CASES[what](form, length, "cpu")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
-    before = _status("VmRSS")
-    function()
-    print((_status("VmHWM") - before) / 1e3)
-
-
-def _status(field: str) -> int:
-    """A field of the process's status in kB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field + ":"))
-
-
 def _growth(what: str, lengths: tuple[int, ...], device: str) -> float:
     """Slope of log time against log length; the layer at a fixed batch of 1."""
-    points = []
+    costs = []
     for length in lengths:
         function = CASES[what]("ours", length, device)
         function()
         samples = max(1, 16384 // length) if what == "layer" else 1
-        points.append(
-            (
-                math.log(length),
-                math.log(statistics.median(_time(function, device) for _ in range(9)) / samples),
-            )
-        )
-    (mean_x, mean_y) = (statistics.fmean(column) for column in zip(*points, strict=True))
-    covariance = sum((x - mean_x) * (y - mean_y) for x, y in points)
-    return covariance / sum((x - mean_x) ** 2 for x, _ in points)
+        costs.append(medians([function], 9, device)[0] / samples)
+    return exponent(lengths, costs)
 
 
 def _compiled(function: Callable) -> Callable:
@@ -205,4 +144,5 @@ def _compiled(function: Callable) -> Callable:
 
 
 if __name__ == "__main__":
-    _child(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    what, form, length, device = sys.argv[1:]
+    print_memory(lambda size: CASES[what](form, size, device), 64, int(length), device)

@@ -2,22 +2,18 @@
 
 The convolution form makes the kernels `exp(l log Lbar)` of all modes and convolves B u with them by FFT: what
 one writes without a scan; it keeps the states (batch, length, P). Memory is what one forward and backward adds
-to the peak: on the CPU the peak resident set of a child process, on CUDA the allocator's peak. Streaming is
-`S5.step`, one sample of the whole layer at a time; its memory must not grow with the number of samples.
+to the peak, see `benching`. Streaming is `S5.step`, one sample of the whole layer at a time; its memory must not
+grow with the number of samples.
 """
 
 import argparse
 import gc
-import math
-import statistics
-import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from bench_s4d import _status, _time
+from benching import exponent, medians, memory_mb, milliseconds, print_memory, repetitions, resident_mb
 
 from eigenzoo.models.ssm.s5 import S5
 from eigenzoo.ops import Pair
@@ -86,10 +82,10 @@ def _case(report: Any, form: str, peer: str, length: int, options: argparse.Name
     functions = [case(name, length, device) for name in (form, peer)]
     exact = case("ours", length, device, dtype=torch.float64)()
     error = ((functions[0]().double() - exact).abs().max() / exact.abs().max()).item()
-    repetitions = 3 if options.quick else max(3, min(9, int(15e3 / _time(functions[1], device))))
-    times = [[_time(function, device) for function in functions] for _ in range(repetitions)]
-    ours, theirs = (statistics.median(column) for column in zip(*times, strict=True))
-    memory = [None if name == "compiled" else _memory(name, length, device) for name in (form, peer)]
+    ours, theirs = medians(functions, repetitions(functions[1], device, quick=options.quick), device)
+    memory = [
+        None if name == "compiled" else memory_mb(__file__, name, length, device) for name in (form, peer)
+    ]
     report.add(
         case=f"scan L={length} fwd+bwd" + (" compiled" if form == "compiled" else ""),
         peer=PEERS[peer],
@@ -105,14 +101,12 @@ def _case(report: Any, form: str, peer: str, length: int, options: argparse.Name
 
 def _growth(lengths: tuple[int, ...], device: str) -> float:
     """Slope of log time against log length."""
-    points = []
+    times = []
     for length in lengths:
         function = case("ours", length, device, batch=GROWTH_BATCH)
         function()
-        points.append(
-            (math.log(length), math.log(statistics.median(_time(function, device) for _ in range(5))))
-        )
-    return statistics.linear_regression(*zip(*points, strict=True)).slope
+        times.append(medians([function], 5, device)[0])
+    return exponent(lengths, times)
 
 
 @torch.no_grad()
@@ -129,7 +123,7 @@ def _stream(batch: int, device: str) -> dict[str, float]:
     state = go(state, STREAM_STEPS // 5)
     gc.collect()
     before = _used(device)
-    elapsed = _time(lambda: go(state, STREAM_STEPS), device)
+    elapsed = milliseconds(lambda: go(state, STREAM_STEPS), device)
     growth = _used(device) - before
     if growth > STREAM_SLACK_MB:
         raise SystemExit(f"{STREAM_STEPS} steps at batch {batch} have added {growth:.1f} MB")
@@ -137,31 +131,9 @@ def _stream(batch: int, device: str) -> dict[str, float]:
 
 
 def _used(device: str) -> float:
-    return torch.cuda.memory_allocated() / 1e6 if device == "cuda" else _status("VmRSS") / 1e3
-
-
-def _memory(form: str, length: int, device: str) -> float:
-    """Additional peak memory in MB, in a child on the CPU."""
-    if device == "cuda":
-        function = case(form, length, device)
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        function()
-        return (torch.cuda.max_memory_allocated() - before) / 1e6
-    words = [sys.executable, __file__, form, str(length)]
-    return float(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
-
-
-def _child(form: str, length: int) -> None:
-    torch.set_num_threads(1)
-    case(form, 64, "cpu")()
-    function = case(form, length, "cpu")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
-    before = _status("VmRSS")
-    function()
-    print((_status("VmHWM") - before) / 1e3)
+    return torch.cuda.memory_allocated() / 1e6 if device == "cuda" else resident_mb()
 
 
 if __name__ == "__main__":
-    _child(sys.argv[1], int(sys.argv[2]))
+    form, length, device = sys.argv[1:]
+    print_memory(lambda size: case(form, size, device), 64, int(length), device)

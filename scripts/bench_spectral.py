@@ -3,21 +3,18 @@
 The library counts modes in total and keeps `m // 2 + 1` of the last axis, so `2 m` rows and `2 m - 2` columns there are
 one-sided m here: both hold the same complex weights and keep the same coefficients. Its bias is off. `max_rel_diff`
 is the largest difference of outputs and of gradients by the input, relative to the largest value. Memory is what one
-forward and backward adds to the peak: on the CPU the peak resident set of a child process, on CUDA the allocator's.
+forward and backward adds to the peak, see `benching`.
 """
 
 import argparse
 import importlib.metadata
-import statistics
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from bench_s4d import _status, _time
+from benching import medians, memory_mb, print_memory, repetitions
 from torch import Tensor, nn
 
 from eigenzoo.models.operators.spectral import SpectralConv
@@ -95,10 +92,11 @@ def compare(
     steps = [make(name, case, device) for name in (form, PEER)]
     results = [step() for step in steps]
     difference = max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(*results, strict=True))
-    repetitions = 3 if options.quick else max(5, min(31, int(10e3 / _time(steps[1], device))))
-    times = [[_time(step, device) for step in steps] for _ in range(repetitions)]
-    ours, theirs = (statistics.median(column) for column in zip(*times, strict=True))
-    memory = [None if name == "compiled" else _memory(script, name, number, device) for name in (form, PEER)]
+    count = repetitions(steps[1], device, quick=options.quick, least=5, most=31, budget_s=10)
+    ours, theirs = medians(steps, count, device)
+    memory = [
+        None if name == "compiled" else memory_mb(script, name, number, device) for name in (form, PEER)
+    ]
     batch, dim, grid, modes = case
     report.add(
         case=f"n={'x'.join(map(str, grid))} m={modes[0]} B={batch} C={dim} fwd+bwd"
@@ -116,30 +114,12 @@ def compare(
         raise SystemExit(f"ours and {PEER} differ by {difference:.3g}, allowed {AGREEMENT:g}")
 
 
-def _memory(script: str, form: str, number: int, device: str) -> float:
-    """Additional peak memory in MB, in a child process."""
-    words = [sys.executable, script, form, str(number), device]
-    return float(subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
-
-
 def child(make: Callable[[str, Case, str], Callable[[], list[Tensor]]], cases: Sequence[Case]) -> None:
     """Prints the additional peak memory in MB of the case that the command line names."""
     form, number, device = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-    torch.set_num_threads(1)
     _, dim, _, modes = cases[number]
-    make(form, (1, dim, [2 * m for m in modes], modes), device)()  # the libraries start
-    step = make(form, cases[number], device)
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        step()
-        print((torch.cuda.max_memory_allocated() - before) / 1e6)
-        return
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
-    before = _status("VmRSS")
-    step()
-    print((_status("VmHWM") - before) / 1e3)
+    small = (1, dim, [2 * m for m in modes], modes)
+    print_memory(lambda case: make(form, case, device), small, cases[number], device)
 
 
 if __name__ == "__main__":

@@ -107,7 +107,9 @@ class OperatorLearning(Task):
                 raise ValueError(
                     f"{name}={own}: these data, with rollout={self.rollout}, have {size} channels there"
                 )
-        self.model.check_grid((*sizes["grid"], *((sizes["horizon"],) if self.rollout == "space_time" else ())))
+        self.model.check_grid(
+            (*sizes["grid"], *((sizes["horizon"],) if self.rollout == "space_time" else ()))
+        )
 
     def inputs_of(self, batch: Batch) -> tuple[Tensor, ...]:
         """What the model is called with for a batch: in a rollout, for its first step."""

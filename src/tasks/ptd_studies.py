@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..models.arguments import check_choice
 from ..models.ssm import S4D, DiagonalInit
-from ..models.ssm.arguments import check_choice
 from ..models.ssm.ptd import PerturbedLegs, PTDInit, check_perturbation, decompose, perturbed_legs
 from ..ops import legs_matrix, legs_normal_part, legs_spectrum, legs_vector
 from ..ops.transfer import dense_transfer, diagonal_transfer, phi

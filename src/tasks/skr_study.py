@@ -15,6 +15,7 @@ from ..data.pde.preconditioners import LU, Matrix, preconditioner_maker
 from ..data.pde.recycling import SequenceReport, solve_sequence
 from ..data.pde.skr_matrices import ASSEMBLIES, darcy_coefficients, darcy_system
 from ..errors import SolverError
+from ..models.arguments import check_choice
 
 STUDIED = ("skr", "gmres", "cg", "direct")
 TOLERANCES = {"1e-2": 1e-2, "1e-5": 1e-5, "1e-8": 1e-8}
@@ -61,9 +62,9 @@ class SKRStudy:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_choice("method", self.method, STUDIED)
-        _check_choice("assembly", self.assembly, ASSEMBLIES)
-        _check_choice("sort", self.sort, SORTS)
+        check_choice("method", self.method, STUDIED)
+        check_choice("assembly", self.assembly, ASSEMBLIES)
+        check_choice("sort", self.sort, SORTS)
         preconditioner_maker(self.preconditioner, self.precond_lag)
         _check_numbers(self.size, self.systems)
         if self.max_products < 1:
@@ -129,8 +130,8 @@ class SortingStudy:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_choice("sort", self.sort, SORTS[1:])
-        _check_choice("assembly", self.assembly, ASSEMBLIES)
+        check_choice("sort", self.sort, SORTS[1:])
+        check_choice("assembly", self.assembly, ASSEMBLIES)
         _check_numbers(self.size, self.systems)
         if not 0 < self.tolerance < 1:
             raise ValueError(f"tolerance is {self.tolerance}, it must lie between 0 and 1")
@@ -173,11 +174,6 @@ def _direct_seconds(matrices: list[Matrix], rhs: list[np.ndarray]) -> float:
         except ValueError as error:
             raise SolverError(i, str(error)) from error
     return (perf_counter() - begun) / len(matrices)
-
-
-def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
 
 
 def _check_numbers(size: int, systems: int) -> None:

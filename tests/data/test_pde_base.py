@@ -160,7 +160,6 @@ def test_solvers_and_fields_are_public_and_loaded_on_first_use():
         ({"samples": (5, 0, 0)}, "one of the others"),
         ({"samples": (5, 3)}, "train, val, test"),
         ({"stride": 0}, "stride must be a whole number of at least 1, got 0"),
-        ({"stride": 1.5}, "stride must be a whole number of at least 1, got 1.5"),
         ({"data_seed": -1}, "data_seed must be a whole number of at least 0, got -1"),
         ({"points": 18}, "points=18: the grid has"),
         ({"resolutions": [0]}, "no stride leaves 0 points"),

@@ -57,9 +57,7 @@ def test_spectrum_follows_its_power_mode_by_mode(grid):
     power = torch.fft.fftn(field, dim=tuple(range(1, field.ndim)), norm="forward").abs().square().mean(0)
     for k in (1, 2, 5):
         index = (*(0,) * (len(grid) - 1), k)
-        wanted = (
-            sigma**2 * ((2 * math.pi * k) ** 2 + tau**2) ** -alpha / 2 * 1
-        )  # Re z: half of it at k, half at -k
+        # The coefficient at k is (z_k + conj z_-k) / 2 times the root of the power, E|z|^2 = 2.
         wanted = sigma**2 * ((2 * math.pi * k) ** 2 + tau**2) ** -alpha
         assert power[index].item() == pytest.approx(wanted, rel=0.1)
 

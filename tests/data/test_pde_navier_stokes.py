@@ -340,7 +340,7 @@ def cache(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_states_of_the_decaying_set_follow_one_another() -> None:
     data = NavierStokes(2, problem=decaying(), samples=(3, 0, 2), resolutions=(4,))
     data.setup()
-    assert data.sizes == {"dim_in": 10, "dim_out": 1, "grid": (8, 8)}
+    assert data.sizes == {"dim_in": 10, "dim_out": 1, "grid": (8, 8), "horizon": 2}
     x, y = (data.splits["train"][name] for name in ("x", "y"))
     assert (x.shape, y.shape, x.dtype) == ((3, 10, 8, 8), (3, 2, 8, 8), torch.float32)
     test = data.splits["test"]

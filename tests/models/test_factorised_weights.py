@@ -225,7 +225,7 @@ def test_precisions(kind):
         (lambda: TuckerWeight((4, 4, 4), rank=[5, 2, 2]), r"at most \(4, 4, 4\)"),
         (lambda: TTWeight((4, 4, 4), rank=[2]), r"one rank per bond.*at most \(4, 4\)"),
         (lambda: TTWeight((4, 4, 4), rank=0), "rank=0"),
-        (lambda: CPWeight((4, 4, 4), rank=2, implementation="fast"), "implementation='fast': must be one of"),
+        (lambda: CPWeight((4, 4, 4), rank=2, implementation="fast"), "implementation is 'fast', known are"),
         (lambda: CPWeight((4, 4, 4), rank=2, layers=0), "layers=0"),
         (lambda: CPWeight((4, 4, 4), rank=2, layers=2).dense(), "layer=None: .*layers=2"),
         (lambda: CPWeight((4, 4, 4), rank=2, layers=2).dense(2), "layer=2: .*layers=2"),

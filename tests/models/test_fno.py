@@ -128,7 +128,7 @@ def test_a_partial_of_the_spectral_layer_is_used():
         ({"modes": (0,)}, "modes="),
         ({"padding": 1.0}, "padding=1.0"),
         ({"padding": (0.1, 0.1, 0.1)}, "padding="),
-        ({"positions": "polar"}, "positions='polar'"),
+        ({"positions": "polar"}, "positions is 'polar'"),
         ({"normalise": ("none", "layer")}, "normalise="),
     ],
 )

@@ -152,11 +152,11 @@ def test_output_is_denormalised():
         (
             IncrementMgNO,
             {"grid": (64, 64), "norm": "batch"},
-            "norm='batch': must be one of none, layer, group",
+            "norm is 'batch', known are none, layer, group",
         ),
         (IncrementMgNO, {"grid": (64, 64), "levels": 4}, "must be 4 pairs"),
         (HelmholtzMgNO, {"grid": (101, 46)}, "at least 47 points"),
-        (HelmholtzMgNO, {"grid": (101, 101), "norm": "batch"}, "norm='batch'"),
+        (HelmholtzMgNO, {"grid": (101, 101), "norm": "batch"}, "norm is 'batch'"),
     ],
 )
 def test_arguments_are_checked(make: type, arguments: dict, message: str):

@@ -87,7 +87,7 @@ def test_positions():
     assert ends[0, 0].tolist() == [[0, 0], [0.5, 0.5], [1, 1]] and ends[0, 1].tolist() == [[0, 1]] * 3
     assert period.flatten().tolist() == [0, 0.25, 0.5, 0.75]
     assert positions((1,), "ends", like).item() == 0 and period.dtype == torch.float64
-    with pytest.raises(ValueError, match="positions='polar': must be one of ends, periodic, none"):
+    with pytest.raises(ValueError, match="positions is 'polar', known are ends, periodic, none"):
         positions((4,), "polar", like)
     x = torch.randn(2, 3, 4, 5)
     assert with_positions(x, "ends").shape == (2, 5, 4, 5) and with_positions(x, "none") is x

@@ -119,8 +119,8 @@ def test_circular_networks_live_on_a_torus(model: partial):
     [
         (UNet, {"levels": 0}, "levels=0"),
         (UNet, {"axes": 3}, "axes=3: must be 1 or 2"),
-        (UNet, {"padding_mode": "none"}, "padding_mode='none': must be one of zeros, circular, reflect"),
-        (UNet, {"positions": "middle"}, "positions='middle'"),
+        (UNet, {"padding_mode": "none"}, "padding_mode is 'none', known are zeros, circular, reflect"),
+        (UNet, {"positions": "middle"}, "positions is 'middle'"),
         (CNN, {"kernel": 32}, "kernel=32: must be odd"),
         (CNN, {"depth": 0}, "depth=0"),
         (ResNet, {"dim": 0}, "dim=0"),

@@ -140,7 +140,7 @@ def test_pad_mode_reaches_the_patches():
         ({"levels": -1}, "levels=-1"),
         ({"padding": 0.5}, r"padding=0.5: .*\[0, 0.5\)"),
         ({"padding": [-1, 0]}, r"padding=\[-1, 0\]"),
-        ({"pad_mode": "wrap"}, "pad_mode='wrap': must be one of circular, reflect, zeros"),
+        ({"pad_mode": "wrap"}, "pad_mode is 'wrap', known are circular, reflect, zeros"),
         (
             {"operator": lambda dim_in, dim_out: Mixer(dim_in, dim_out, normalise=("channel", "none"))},
             "operator normalises",

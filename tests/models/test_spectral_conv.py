@@ -250,7 +250,7 @@ def test_inputs_that_do_not_fit():
         ({"modes": (0, 3)}, "modes="),
         ({"modes": ()}, "modes="),
         ({"modes": (2, 2, 2, 2)}, "modes="),
-        ({"modes": (2,), "implementation": "slow"}, "implementation='slow'"),
+        ({"modes": (2,), "implementation": "slow"}, "implementation is 'slow'"),
         ({"modes": (2,), "dim_in": 0}, "dim_in=0"),
         ({"modes": (2,), "dim_out": 0}, "dim_out=0"),
     ],

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .arguments import check_choice
+from ..arguments import check_choice
 
 PADDINGS = ("zeros", "circular", "reflect")
 BORDERS = (*PADDINGS, "none")

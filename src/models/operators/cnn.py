@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .arguments import check_choice, check_sizes
+from ..arguments import check_choice, check_sizes
 from .borders import PADDINGS, Convolution, fast_layout
 from .channelwise import grouped_norm
 from .grid import check_positions, with_positions

@@ -39,7 +39,7 @@ from ...ops.tensor_formats import (
     train_ranks,
     tucker_ranks,
 )
-from .arguments import check_choice
+from ..arguments import check_choice
 
 IMPLEMENTATIONS = ("auto", "reconstructed", "factorised")
 NOMINAL_BATCH = 8  # for which `auto` and the order of contraction are chosen

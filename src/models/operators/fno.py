@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .arguments import check_sizes
+from ..arguments import check_sizes
 from .channelwise import ChannelMLP, Pointwise, affine
 from .grid import as_fractions, check_positions, crop, pad_fraction, padded_grid, with_positions
 from .operator import Operator

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from .arguments import check_choice
+from ..arguments import check_choice
 
 POSITIONS = ("ends", "periodic", "none")
 

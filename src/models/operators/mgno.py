@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .arguments import check_sizes
+from ..arguments import check_sizes
 from .borders import fast_layout
 from .operator import Operator
 from .vcycle import GrowingVCycle, VCycle, check_norm_grid, make_norm

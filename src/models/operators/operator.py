@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from .arguments import check_sizes
+from ..arguments import check_sizes
 
 KINDS = ("none", "channel", "point")
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ...ops.patches import PAD_MODES, Padding, extract_patches, padding_widths, stitch, window_grid
-from .arguments import check_choice
+from ..arguments import check_choice
 from .operator import Operator
 
 

@@ -33,7 +33,7 @@ from ...ops.spectral import (
     unpack,
 )
 from ...ops.spectral_forms import Kept
-from .arguments import check_choice, check_sizes
+from ..arguments import check_choice, check_sizes
 
 
 class SpectralConv(nn.Module):

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .arguments import check_choice, check_sizes
+from ..arguments import check_choice, check_sizes
 from .channelwise import NORMS, SKIPS, ChannelMLP, make_norm, make_skip
 from .factorised import Joint
 from .grid import as_fractions, check_positions, crop, pad_fraction, padded_grid, with_positions

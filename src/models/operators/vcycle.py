@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .arguments import check_choice, check_sizes
+from ..arguments import check_choice, check_sizes
 from .borders import PADDINGS, Convolution, fast_layout, surround
 from .grid import crop
 

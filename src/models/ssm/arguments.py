@@ -1,18 +1,8 @@
 """Checks of arguments that several layers share."""
 
-import difflib
 from collections.abc import Sequence
 
 TRAINABLE = ("A", "B", "dt")
-
-
-def check_choice(argument: str, value: str, known: tuple[str, ...]) -> None:
-    """Raise ValueError naming the argument, its value, the known ones and the nearest, unless it is known."""
-    if value in known:
-        return
-    near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{argument} is {value!r}, known are {', '.join(known)}{hint}")
 
 
 def check_sizes(dim: int, state_dim: int, copies: int | None) -> None:

@@ -31,7 +31,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...ops import sum_over_processes, world_size
-from .arguments import check_choice
+from ..arguments import check_choice
 
 _ACTIVATIONS = ("glu", "id", "half_glu1", "half_glu2", "gelu")
 

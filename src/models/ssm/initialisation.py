@@ -21,7 +21,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from ...ops import legs_spectrum
-from .arguments import check_choice
+from ..arguments import check_choice
 
 _FREQUENCIES: dict[str, Callable[[Tensor, int], Tensor]] = {
     "inv": lambda n, size: size / math.pi * (size / (2 * n + 1) - 1),

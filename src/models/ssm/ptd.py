@@ -34,7 +34,7 @@ from jaxtyping import Complex128, Float, Float64
 from torch import Tensor
 
 from ...ops import legs_matrix, legs_vector
-from .arguments import check_choice
+from ..arguments import check_choice
 from .initialisation import DiagonalInit, like_default
 from .s5_init import S5Init, truncated_normal
 

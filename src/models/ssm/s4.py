@@ -45,7 +45,8 @@ from ...ops.dense import (
 )
 from ...ops.dplr import DPLR, DPLRStep, dplr_discretise, dplr_kernel
 from ...ops.hippo import HIPPO, hippo_spectrum
-from .arguments import TRAINABLE, check_choice, check_dt, check_sizes, check_trainable
+from ..arguments import check_choice
+from .arguments import TRAINABLE, check_dt, check_sizes, check_trainable
 from .caching import ParameterCache
 
 _LARGEST_BASIS = 1 << 28  # numbers of a frozen basis that is kept

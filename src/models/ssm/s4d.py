@@ -46,7 +46,8 @@ from ...ops import (
     vandermonde,
     vandermonde_transpose,
 )
-from .arguments import TRAINABLE, check_choice, check_dt, check_sizes, check_trainable
+from ..arguments import check_choice
+from .arguments import TRAINABLE, check_dt, check_sizes, check_trainable
 from .caching import ParameterCache
 from .initialisation import DiagonalInit as DiagonalInit
 

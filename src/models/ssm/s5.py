@@ -39,7 +39,8 @@ from torch import Tensor
 from ...errors import NonFiniteError
 from ...ops import Pair, log_mobius, multiply, phi1
 from ...ops.scan import diagonal_scan
-from .arguments import check_choice, check_dt
+from ..arguments import check_choice
+from .arguments import check_dt
 from .caching import ParameterCache
 from .s5_init import S5Init as S5Init
 

@@ -10,7 +10,8 @@ from jaxtyping import Complex128, Float64
 from torch import Tensor
 
 from ...ops import legs_normal_part, legs_vector
-from .arguments import TRAINABLE, check_choice, check_trainable
+from ..arguments import check_choice
+from .arguments import TRAINABLE, check_trainable
 
 _F64 = {"dtype": torch.float64, "device": "cpu"}
 _SPREAD = 0.8796256610342398  # standard deviation of a standard normal cut off at -2 and 2

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 
-from .arguments import check_choice
+from ..arguments import check_choice
 from .block import Block
 from .s4d import S4D
 
