@@ -110,6 +110,7 @@ def test_more_samples_do_not_change_the_whole_chunks_that_there_were():
     few, many = ready(samples=(8, 0, 3)), ready(samples=(12, 0, 3))
     assert torch.equal(few.splits["train"]["x"], many.splits["train"]["x"][:8])
     assert not torch.equal(few.splits["train"]["x"][:3], few.splits["test"]["x"])
+    assert many.calls == 1  # only the third chunk of the training part was not there
 
 
 def test_the_cache_is_used_and_knows_the_seed():
@@ -126,10 +127,12 @@ def test_a_training_subset_is_drawn_by_the_seed_of_the_run():
     assert len(subsets[0]) == 4 and set(subsets[0].tolist()) <= set(whole.tolist())
 
 
-def test_a_failing_solver_is_named_with_its_sample_and_leaves_nothing(cache):
+def test_a_failing_solver_is_named_with_its_sample_and_leaves_nothing_of_its_chunk(cache):
     with pytest.raises(DataError, match=r"'ramps', split 'train', sample 6: the residual is 0\.5 after 3 it"):
         ready(fail_at=2)
-    assert not list(cache.glob("*.safetensors")) and not list(cache.glob("*.tmp"))
+    assert len(list(cache.glob("*.safetensors"))) == 1 and not list(cache.glob("*.tmp"))
+    again = ready()  # goes on behind the chunk that was whole
+    assert again.calls == 3 and again.provenance[0]["sha256"] == ready().provenance[0]["sha256"]
 
 
 def test_a_value_that_is_not_finite_is_named_and_leaves_nothing(cache):

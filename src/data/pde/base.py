@@ -2,12 +2,13 @@
 
 The solver works on a fine grid; training and evaluation use every `stride`-th of its points. A sample is a
 function of (parameters, data seed, split, number of its chunk, its place there): asking for more samples does not
-change those that there were, as long as whole chunks are asked for.
+change those that there were, as long as whole chunks are asked for. Each chunk is cached by itself.
 """
 
 import hashlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -118,29 +119,26 @@ class FieldData(TensorData):
         return splits
 
     def _fine(self, number: int, split: str, count: int) -> dict[str, Tensor]:
-        key = {
-            "name": self.name,
-            "version": self.VERSION,
-            "split": split,
-            "count": count,
-            "chunk": self.CHUNK,
-        }
-        key |= {"data_seed": self.data_seed, **self.parameters}
-        return cached(key, lambda: self._generate(number, split, count))
-
-    def _generate(self, number: int, split: str, count: int) -> dict[str, Tensor]:
-        starts = range(0, count, self.CHUNK)
+        """A split on the fine grid. Every chunk is kept by itself, so that a long generation can be interrupted."""
+        key = {"name": self.name, "version": self.VERSION, "split": split, "data_seed": self.data_seed}
+        key |= self.parameters
         console = Console(stderr=True)
         parts = []
         for start in track(
-            starts, f"{self.name}: {count} {split} samples", console=console, disable=not console.is_terminal
+            range(0, count, self.CHUNK),
+            f"{self.name}: {count} {split} samples",
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
         ):
-            rng = np.random.default_rng((self.data_seed, number, start // self.CHUNK))
-            parts.append(self._chunk(rng, split, start, min(self.CHUNK, count - start)))
+            size = min(self.CHUNK, count - start)
+            make = partial(self._chunk, number, split, start, size)
+            parts.append(cached(key | {"start": start, "count": size}, make))
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    def _chunk(self, rng: np.random.Generator, split: str, start: int, count: int) -> dict[str, Tensor]:
+    def _chunk(self, number: int, split: str, start: int, count: int) -> dict[str, Tensor]:
         """A chunk in the precision that is kept; the fault of a solver gets the sample's number in the split."""
+        rng = np.random.default_rng((self.data_seed, number, start // self.CHUNK))
         try:
             made = self.generate(rng, count)
         except SolverError as error:
