@@ -120,8 +120,9 @@ def layout(header: Sequence[str], cells: Iterable[Sequence[str]], format: str = 
 
 
 def _scales(table: Table, runs: Mapping[tuple[str, str], Runs], scale: str | None) -> list[str]:
+    """The scales to be shown; where one is asked for, none of a table that has no row at it."""
     if scale is not None:
-        return [scale]
+        return [scale] if any(scale in row.scales for row in table.rows) else []
     names = {row.name for row in table.rows}
     used = {s for row, s in runs if row in names} | {s for claim in table.claims for s in claim.scale}
     return [s for s in SCALES if s in used and s != "smoke"] or ["paper"]

@@ -217,6 +217,17 @@ def test_scales_have_sections_of_their_own_and_smoke_only_when_asked():
     assert "90.00 (1)" not in render(table_of_two(), records, scale="small")
 
 
+def test_a_table_without_a_row_at_the_scale_is_left_out():
+    rows = [{"name": "a", "experiment": "x"}, {"name": "b", "experiment": "x", "scales": ["paper"]}]
+    metrics = [{"name": "test/accuracy"}]
+    tables = [
+        {"name": row["name"], "title": f"of {row['name']}", "metrics": metrics, "rows": [row]} for row in rows
+    ]
+    both = parse({"title": "t", "slug": "p", "tables": tables}, "p")
+    assert "of b" not in render(both, [], "small") and "of a" in render(both, [], "small")
+    assert "of b" in render(both, [], "paper")
+
+
 def test_json_and_csv_hold_the_numbers():
     records = runs({"lin": [0.9, 0.91, 0.92]})
     found = json.loads(render(table_of_two(), records, format="json"))
