@@ -33,8 +33,21 @@ def pointwise_mlp(
     fused = fused and math.prod(x.shape[2:]) >= FEWEST
     if fused and all(t.dtype == x.dtype for t in arguments):
         return _PointwiseMLP.apply(x.contiguous(), *arguments[1:])  # type: ignore[return-value]
-    hidden = F.gelu(F.conv1d(x.flatten(2), first.unsqueeze(-1), first_bias))
-    return F.conv1d(hidden, second.unsqueeze(-1), second_bias).unflatten(2, x.shape[2:])
+    hidden = F.gelu(pointwise(x.flatten(2), first, first_bias))
+    return pointwise(hidden, second, second_bias).unflatten(2, x.shape[2:])
+
+
+def pointwise(
+    x: Float[Tensor, "batch dim_in points"],
+    weight: Float[Tensor, "dim_out dim_in"],
+    bias: Float[Tensor, " dim_out"] | None = None,
+) -> Float[Tensor, "batch dim_out points"]:
+    """`weight x + bias` at every point."""
+    # A convolution is fastest where it runs, but Inductor cannot order the strides of one of unknown length.
+    if not torch.compiler.is_compiling():
+        return F.conv1d(x, weight.unsqueeze(-1), bias)
+    y = weight @ x
+    return y if bias is None else y + bias.unsqueeze(-1)
 
 
 class _PointwiseMLP(torch.autograd.Function):

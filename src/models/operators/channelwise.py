@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ...ops.pointwise import pointwise_mlp
+from ...ops.pointwise import pointwise, pointwise_mlp
 
 NORMS = ("none", "instance", "group")
 SKIPS = ("linear", "identity", "soft_gating", "none")
@@ -34,14 +34,7 @@ class Pointwise(nn.Conv1d):
         return {} if self.bias is None else {"bias": ("no_decay",)}
 
     def forward(self, x: Float[Tensor, "batch dim_in *grid"]) -> Float[Tensor, "batch dim_out *grid"]:
-        flat = x.flatten(2)
-        # Inductor cannot order the strides of convolutions of unknown length.
-        if torch.compiler.is_compiling():
-            y = self.weight[:, :, 0] @ flat
-            y = y if self.bias is None else y + self.bias[:, None]
-        else:
-            y = super().forward(flat)
-        return y.unflatten(2, x.shape[2:])
+        return pointwise(x.flatten(2), self.weight[:, :, 0], self.bias).unflatten(2, x.shape[2:])
 
 
 class ChannelMLP(nn.Module):

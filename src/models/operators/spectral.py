@@ -18,6 +18,7 @@ from jaxtyping import Complex, Float, Shaped
 from torch import Tensor, nn
 
 from ...ops.fourier_layer import fourier_layer
+from ...ops.pointwise import pointwise
 from ...ops.precision import autocasts, without_autocast
 from ...ops.spectral import (
     IMPLEMENTATIONS,
@@ -112,7 +113,7 @@ class SpectralConv(nn.Module):
         with without_autocast(x.device):
             y = self._convolve(at_least_float32(x), kept, grid).to(x.dtype)
         if skip is not None:
-            return y + F.conv1d(x.flatten(2), skip.unsqueeze(-1), bias).view(y.shape)
+            return y + pointwise(x.flatten(2), skip, bias).view(y.shape)
         return y if bias is None else y + bias.view(-1, *[1] * len(grid))
 
     def _fused(
