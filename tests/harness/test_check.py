@@ -41,7 +41,7 @@ FAULTS = {
     "model=s44": "model: there is no 's44'; model has",
     "experiment=s4d_digit": "did you mean 's4d_digits'?",
     "logger=wandbb": "did you mean 'wandb'?",
-    "data=null": "data: there is no 'null'; data has",
+    "data=null": "data: there is no 'null'; `eigenzoo list` shows all",
     "model=": "model: there is no ''; model has",
     "debug=profil": "debug: there is no 'profil'",
     "scale=smok": "scale: experiment 's4d_digits' has no scale 'smok'; it has",
@@ -210,7 +210,10 @@ def test_a_scale_may_build_a_node_from_another_target(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "defaults, said",
     [
-        ("override /data: digitz", "data: there is no 'digitz'; data has"),
+        (
+            "override /data: digitz",
+            "data: there is no 'digitz'; `eigenzoo list` shows all; did you mean 'digits'",
+        ),
         (
             "override /dtaa: digits",
             "dtaa: no such key at the root of the config (in experiment/mine.yaml); did you mean",
