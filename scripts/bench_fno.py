@@ -15,20 +15,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from bench_spectral import PEER, SQUARE, Case, child, compare, stepper, total_modes
+from bench_spectral import CASES, PEER, Case, child, run_cases, stepper, total_modes
 from torch import Tensor, nn
 
 from eigenzoo.models.operators.fno import FNO, HIDDEN
 
 DEPTH = 4
-CASES = [*SQUARE, (20, 64, (1024,), (16,)), (2, 20, (64, 64, 40), (8, 8, 8))]
 
 
 def run(report: Any, options: argparse.Namespace) -> None:
     """All cases; see the module."""
-    for number, case in enumerate(CASES):
-        for form in ("ours", "compiled") if options.compile else ("ours",):
-            compare(report, make, __file__, number, case, form, options)
+    run_cases(report, make, __file__, options)
 
 
 def make(form: str, case: Case, device: str) -> Callable[[], list[Tensor]]:

@@ -20,17 +20,25 @@ from torch import Tensor, nn
 from eigenzoo.models.operators.spectral import SpectralConv
 
 PEER = "neuraloperator"
-SQUARE = [(8, 32, (n, n), (m, m)) for n in (64, 128) for m in (12, 16)]
-CASES = [*SQUARE, (20, 64, (1024,), (16,)), (2, 20, (64, 64, 40), (8, 8, 8))]
+CASES = [
+    *((8, 32, (n, n), (m, m)) for n in (64, 128) for m in (12, 16)),
+    (20, 64, (1024,), (16,)),
+    (2, 20, (64, 64, 40), (8, 8, 8)),
+]
 AGREEMENT = 1e-5
 Case = tuple[int, int, Sequence[int], Sequence[int]]
 
 
 def run(report: Any, options: argparse.Namespace) -> None:
     """All cases; see the module."""
+    run_cases(report, make, __file__, options)
+
+
+def run_cases(report: Any, make: Callable, file: str, options: argparse.Namespace) -> None:
+    """Every case of what the `make` of a file makes, compiled too where that is asked for."""
     for number, case in enumerate(CASES):
         for form in ("ours", "compiled") if options.compile else ("ours",):
-            compare(report, make, __file__, number, case, form, options)
+            compare(report, make, file, number, case, form, options)
 
 
 def make(form: str, case: Case, device: str) -> Callable[[], list[Tensor]]:

@@ -186,12 +186,8 @@ def check_split(name: str, split: str, tensors: Mapping[str, Tensor], classes: i
     if len(set(counts.values())) != 1:
         raise DataError(f"'{name}', split '{split}' has unequal numbers of rows: {counts}")
     for key, tensor in tensors.items():
-        if tensor.is_floating_point():
-            bad = ~torch.isfinite(tensor).flatten(1).all(1) if tensor.ndim > 1 else ~torch.isfinite(tensor)
-            if bad.any():
-                raise DataError(
-                    f"'{name}', split '{split}', sample {int(bad.nonzero()[0])}: '{key}' is NaN or infinite"
-                )
+        if tensor.is_floating_point() and (sample := first_non_finite(tensor)) is not None:
+            raise DataError(f"'{name}', split '{split}', sample {sample}: '{key}' is NaN or infinite")
     labels = tensors.get("y")
     if labels is not None and not labels.is_floating_point():
         bad = ((labels < 0) | (labels >= classes)) & ((labels != IGNORED) | (labels.ndim == 1))
@@ -201,6 +197,12 @@ def check_split(name: str, split: str, tensors: Mapping[str, Tensor], classes: i
                 f"'{name}', split '{split}', sample {index}: label {labels[index].tolist()} is not in "
                 f"0 .. {classes - 1}"
             )
+
+
+def first_non_finite(tensor: Tensor) -> int | None:
+    """The first sample (along the leading axis) that holds NaN or infinity; None where there is none."""
+    bad = ~torch.isfinite(tensor).reshape(len(tensor), -1).all(1)
+    return int(bad.nonzero()[0]) if bad.any() else None
 
 
 def check_sequences(name: str, split: str, tensors: Mapping[str, Tensor], sizes: Mapping[str, int]) -> None:

@@ -5,11 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import ConfigError, EigenzooError
-from .check import check_node
+from .check import SIZES, check_node
 from .fits import adapt, hints
 from .targets import resolve
-
-SIZES = ("dim_in", "vocabulary", "dim_out", "length", "grid")  # of the data, that a model may ask for
 
 
 def build(node: Mapping[str, Any], path: str, *, allowed: Sequence[str] = (), **supplied: Any) -> Any:

@@ -20,10 +20,11 @@ from .targets import resolve
 from .words import near, near_or_all
 
 SPECIAL = ("_target_", "_partial_")
+SIZES = ("dim_in", "vocabulary", "dim_out", "length", "grid")  # of the data, that a model may ask for
 # What the harness itself passes in when it builds the node at this path.
 SUPPLIED = {
     "data": ("seed",),
-    "model": ("dim_in", "vocabulary", "dim_out", "length", "grid"),  # the sizes of the data
+    "model": SIZES,
     "task": ("model", "optim", "scheduler"),
     "optim": ("model", "params"),
     "scheduler": ("optimizer", "total_steps", "steps_per_epoch"),

@@ -6,6 +6,8 @@ from types import ModuleType
 import pytest
 import torch
 import torch.nn.functional as F
+from bench_fno import copy_weights
+from bench_spectral import total_modes
 
 from eigenzoo.models.operators.fno import FNO
 from eigenzoo.models.operators.spectral import SpectralConv
@@ -20,15 +22,10 @@ def peer() -> ModuleType:
         return pytest.importorskip("neuralop.layers.spectral_convolution")
 
 
-def total(modes: tuple[int, ...]) -> tuple[int, ...]:
-    """The library counts rows in total and keeps m // 2 + 1 columns."""
-    return (*(2 * m for m in modes[:-1]), 2 * modes[-1] - 2)
-
-
 @pytest.mark.parametrize(("grid", "modes"), [((16,), (5,)), ((12, 10), (3, 4)), ((6, 10, 9), (2, 3, 4))])
 def test_spectral_convolution(peer: ModuleType, grid: tuple[int, ...], modes: tuple[int, ...]):
     """Even sizes but of the last axis: the library shifts back by `fftshift`, which is its own inverse there only."""
-    theirs = peer.SpectralConv(3, 4, total(modes), bias=False)
+    theirs = peer.SpectralConv(3, 4, total_modes(modes), bias=False)
     (weight,) = theirs.parameters()
     x = torch.randn(2, 3, *grid, requires_grad=True)
     expected = theirs(x)
@@ -50,7 +47,7 @@ def test_fno(peer: ModuleType):
     from neuralop.models import FNO as Peer
 
     theirs = Peer(
-        total((3, 4)),
+        total_modes((3, 4)),
         2,
         3,
         8,
@@ -65,22 +62,3 @@ def test_fno(peer: ModuleType):
     copy_weights(ours, theirs)
     x = torch.randn(2, 2, 12, 10)
     assert_close(ours(x), theirs(x), 1e-5)
-
-
-@torch.no_grad()
-def copy_weights(ours: FNO, theirs: torch.nn.Module) -> None:
-    lifting, (first, second), blocks = theirs.lifting.fcs[0], theirs.projection.fcs, theirs.fno_blocks
-    projection = ours.projection
-    pairs = [
-        (ours.lifting.weight, lifting.weight),
-        (ours.lifting.bias, lifting.bias),
-        (projection.first, first.weight),
-        (projection.first_bias, first.bias),
-        (projection.second, second.weight),
-        (projection.second_bias, second.bias),
-    ]
-    for layer, convolution, skip in zip(ours.layers, blocks.convs, blocks.fno_skips, strict=True):
-        layer.spectral.set_dense_weight(next(convolution.weight.parameters()))
-        pairs += [(layer.skip, skip.conv.weight), (layer.bias, convolution.bias)]
-    for into, value in pairs:
-        into.copy_(value.view_as(into))

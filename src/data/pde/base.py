@@ -20,7 +20,7 @@ from torch import Tensor
 from ...errors import DataError, SolverError
 from ..cache import cached
 from ..loader import epoch_order
-from ..module import SPLITS, Splits, TensorData, check_samples, check_whole
+from ..module import SPLITS, Splits, TensorData, check_samples, check_whole, first_non_finite
 
 SUBSET = 2**31 - 1  # stands for the epoch where a training subset is chosen
 DEVICES = ("cpu", "cuda")  # where a solver may run
@@ -28,6 +28,9 @@ DEVICES = ("cpu", "cuda")  # where a solver may run
 
 class FieldData(TensorData):
     """A data module whose fields are solutions of an equation; a subclass says which.
+
+    It sets `problem`, what is drawn and how it is solved, before it calls the constructor: an object with
+    `parameters`, all that the fields depend on as JSON values, and `size`, points per axis.
 
     Batches hold `x` (B, C_in, *grid) and `y` (B, C_out, *grid), float32, generated in float64. Test batches hold
     the same samples on other grids too: `x@N`, `y@N` for every N of `resolutions` (points of the first axis).
@@ -50,6 +53,7 @@ class FieldData(TensorData):
 
     VERSION = 1  # changes with whatever changes what is generated
     CHUNK = 50
+    problem: Any
     ENDS: tuple[bool, ...]  # of each axis: whether the domain's end is a point, or (periodic) it is not
 
     def __init__(
@@ -79,19 +83,19 @@ class FieldData(TensorData):
         self.strides = {size: self._stride_for(size) for size in resolutions}
 
     @property
-    @abstractmethod
     def parameters(self) -> Mapping[str, Any]:
         """What the fields depend on beside seed and count, as JSON values."""
+        return self.problem.parameters
 
     @property
-    @abstractmethod
     def channels(self) -> tuple[int, int]:
         """Channels that a model takes and gives."""
+        return 1, 1
 
     @property
-    @abstractmethod
     def fine_grid(self) -> tuple[int, ...]:
-        """Points per axis of the solver's grid; known once the subclass has set its own attributes."""
+        """Points per axis of the grid that is generated; known once the subclass has set `problem`."""
+        return (self.problem.size,) * len(self.ENDS)
 
     @abstractmethod
     def generate(self, rng: np.random.Generator, count: int) -> dict[str, Tensor]:
@@ -146,10 +150,10 @@ class FieldData(TensorData):
             raise DataError(f"'{self.name}', split '{split}', sample {sample}: {error.sentence}") from error
         made = {name: tensor.float() for name, tensor in made.items()}
         for name, tensor in made.items():
-            if (bad := ~torch.isfinite(tensor).flatten(1).all(1)).any():
-                sample = start + int(bad.nonzero()[0])
+            if (sample := first_non_finite(tensor)) is not None:
                 raise DataError(
-                    f"'{self.name}', split '{split}', sample {sample}: the generated '{name}' is NaN or infinite"
+                    f"'{self.name}', split '{split}', sample {start + sample}: the generated '{name}' is NaN or "
+                    "infinite"
                 )
         return made
 

@@ -52,6 +52,11 @@ class BurgersProblem:
         if self.convention not in CONVENTIONS:
             raise ValueError(f"convention must be one of {', '.join(CONVENTIONS)}, got {self.convention!r}")
 
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """All of the attributes, as JSON values."""
+        return asdict(self)
+
     def initial(self, rng: np.random.Generator, count: int) -> Float64[Tensor, "count size"]:
         """Initial states on the solver's grid."""
         law = {"alpha": self.alpha, "tau": self.tau, "sigma": self.sigma, "convention": self.convention}
@@ -101,21 +106,6 @@ class Burgers(FieldData):
             resolutions=resolutions,
             train_limit=train_limit,
         )
-
-    @property
-    def parameters(self) -> Mapping[str, Any]:
-        """Those of the problem."""
-        return asdict(self.problem)
-
-    @property
-    def channels(self) -> tuple[int, int]:
-        """The two states."""
-        return 1, 1
-
-    @property
-    def fine_grid(self) -> tuple[int, ...]:
-        """The solver's points."""
-        return (self.problem.size,)
 
     def generate(self, rng: np.random.Generator, count: int) -> dict[str, Tensor]:
         """Initial and final states, (count, 1, size)."""
@@ -168,12 +158,7 @@ class BurgersSpaceTime(FieldData):
     @property
     def parameters(self) -> Mapping[str, Any]:
         """Those of the problem, and the grid."""
-        return asdict(self.problem) | {"grid": list(self.grid)}
-
-    @property
-    def channels(self) -> tuple[int, int]:
-        """Initial state and solution."""
-        return 1, 1
+        return {**self.problem.parameters, "grid": list(self.grid)}
 
     @property
     def fine_grid(self) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ What differs: the released two-phase set was made with the values 4 and 12 in th
 with a resampling between centres and nodes; the multiscale one by linear finite elements on 1023^2 nodes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,21 +125,6 @@ class Darcy(FieldData):
             resolutions=resolutions,
             train_limit=train_limit,
         )
-
-    @property
-    def parameters(self) -> Mapping[str, Any]:
-        """Those of the problem."""
-        return self.problem.parameters
-
-    @property
-    def channels(self) -> tuple[int, int]:
-        """The coefficient; the solution."""
-        return 1, 1
-
-    @property
-    def fine_grid(self) -> tuple[int, int]:
-        """The solver's nodes, with the boundary's."""
-        return self.problem.size, self.problem.size
 
     def generate(self, rng: np.random.Generator, count: int) -> dict[str, Tensor]:
         """Coefficients, then their solutions."""

@@ -15,7 +15,7 @@ about 0.1, so that c varies by half a per cent; the box has no damping, and a fi
 of a resonance. 1000 samples take about 30 s of one core at 101 nodes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,21 +142,6 @@ class Helmholtz(FieldData):
             resolutions=resolutions,
             train_limit=train_limit,
         )
-
-    @property
-    def parameters(self) -> Mapping[str, Any]:
-        """Those of the problem."""
-        return self.problem.parameters
-
-    @property
-    def channels(self) -> tuple[int, int]:
-        """The wave speed; the field."""
-        return 1, 1
-
-    @property
-    def fine_grid(self) -> tuple[int, int]:
-        """The solver's nodes, with the boundary's."""
-        return self.problem.size, self.problem.size
 
     def generate(self, rng: np.random.Generator, count: int) -> dict[str, Tensor]:
         """Wave speeds, then their fields."""

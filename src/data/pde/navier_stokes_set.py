@@ -14,7 +14,7 @@ themselves.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -44,8 +44,18 @@ def _check(problem: "DecayingVorticity | ForcedVorticity") -> None:
     check_device(problem.device)
 
 
+class _OnDevice:
+    """A problem whose device does not name it."""
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """All of the attributes but the device, as JSON values."""
+        values = asdict(self)  # pyright: ignore[reportArgumentType]
+        return {name: value for name, value in values.items() if name != "device"}
+
+
 @dataclass(frozen=True)
-class DecayingVorticity:
+class DecayingVorticity(_OnDevice):
     """Random initial vorticity under a fixed force, f = 0.1 (sin 2 pi (x + y) + cos 2 pi (x + y)), on [0, 1)^2.
 
     w_0 ~ N(0, sigma^2 (-Laplace + 49)^(-2.5)), sigma = 7^(3/2), with the factor sqrt 2 of the released code.
@@ -102,7 +112,7 @@ class DecayingVorticity:
 
 
 @dataclass(frozen=True)
-class ForcedVorticity:
+class ForcedVorticity(_OnDevice):
     """A fluid at rest under a random force, f ~ N(0, sigma^2 (-Laplace + 9)^(-4)), on [0, 2 pi)^2.
 
     The steps are those with max |u| dt n / (2 pi) = 0.5 where these are stable, see `solve_vorticity`.
@@ -155,25 +165,7 @@ class ForcedVorticity:
         return solution[:, 0, ::stride, ::stride].cpu()
 
 
-class _VorticityData(FieldData):
-    """What the two sets have in common; a subclass says `name`, `problem`, `channels` and how to `generate`."""
-
-    CHUNK = 100
-    ENDS = (False, False)
-    problem: DecayingVorticity | ForcedVorticity
-
-    @property
-    def parameters(self) -> Mapping[str, Any]:
-        """Those of the problem, without the device."""
-        return {name: value for name, value in asdict(self.problem).items() if name != "device"}
-
-    @property
-    def fine_grid(self) -> tuple[int, ...]:
-        """The points that are kept."""
-        return self.problem.size, self.problem.size
-
-
-class NavierStokes(_VorticityData):
+class NavierStokes(FieldData):
     """`x` (B, 10, n, n): w on t = 1 .. 10; `y` (B, T - 10, n, n): w on t = 11 .. T.
 
     A model takes the 10 last states and gives the next one.
@@ -186,6 +178,8 @@ class NavierStokes(_VorticityData):
     """
 
     name = "navier_stokes"
+    CHUNK = 100
+    ENDS = (False, False)
 
     def __init__(
         self,
@@ -199,7 +193,7 @@ class NavierStokes(_VorticityData):
         resolutions: Sequence[int] = (),
         train_limit: int | None = None,
     ):
-        self.problem: DecayingVorticity = problem
+        self.problem = problem
         super().__init__(
             batch_size,
             samples=samples,
@@ -226,7 +220,7 @@ class NavierStokes(_VorticityData):
         return {"x": states[:, :HISTORY], "y": states[:, HISTORY:]}
 
 
-class ForcedNavierStokes(_VorticityData):
+class ForcedNavierStokes(FieldData):
     """`x` (B, 1, n, n): the force; `y` (B, 1, n, n): the vorticity at T of a fluid that was at rest.
 
     Args:
@@ -237,6 +231,8 @@ class ForcedNavierStokes(_VorticityData):
     """
 
     name = "ns_re500_ours"
+    CHUNK = 100
+    ENDS = (False, False)
 
     def __init__(
         self,
@@ -250,7 +246,7 @@ class ForcedNavierStokes(_VorticityData):
         resolutions: Sequence[int] = (),
         train_limit: int | None = None,
     ):
-        self.problem: ForcedVorticity = problem
+        self.problem = problem
         super().__init__(
             batch_size,
             samples=samples,
@@ -260,11 +256,6 @@ class ForcedNavierStokes(_VorticityData):
             resolutions=resolutions,
             train_limit=train_limit,
         )
-
-    @property
-    def channels(self) -> tuple[int, int]:
-        """Force; vorticity."""
-        return 1, 1
 
     def generate(self, rng: np.random.Generator, count: int) -> dict[str, Tensor]:
         """Forces and vorticities, (count, 1, n, n)."""

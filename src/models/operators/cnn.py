@@ -15,50 +15,16 @@ pre-activated (He et al., "Identity Mappings in Deep Residual Networks", ECCV 20
 from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..arguments import check_choice, check_sizes
-from .borders import PADDINGS, Convolution, fast_layout
+from ..arguments import check_sizes
+from .borders import Convolution
 from .channelwise import grouped_norm
-from .grid import check_positions, with_positions
-from .operator import Operator
+from .convolutional import Convolutional
 
 
-class _Convolutional(Operator):
-    """What the networks of this file share: their fields, and the coordinates."""
-
-    def __init__(
-        self,
-        dim_in: int,
-        dim_out: int,
-        *,
-        axes: int,
-        padding_mode: str,
-        positions: str,
-        normalise: Sequence[str],
-    ):
-        super().__init__(dim_in, dim_out, normalise=normalise)
-        check_choice("padding_mode", padding_mode, PADDINGS)
-        check_positions(positions)
-        self.axes, self.positions = axes, positions
-        self.dim_first = dim_in + (0 if positions == "none" else axes)
-
-    def check_grid(self, grid: Sequence[int]) -> None:
-        """ValueError for another number of axes."""
-        if len(grid) != self.axes:
-            raise ValueError(f"{type(self).__name__} wants grids of {self.axes} axes, got {tuple(grid)}")
-
-    def _prepared(self, x: Tensor) -> Tensor:
-        return fast_layout(with_positions(x, self.positions))
-
-    def example_inputs(self, batch: int = 2) -> tuple[Tensor]:
-        """Random fields of 32 points on one axis, or 16 on each of two."""
-        return (torch.randn(batch, self.dim_in, *((32,) if self.axes == 1 else (16, 16))),)
-
-
-class CNN(_Convolutional):
+class CNN(Convolutional):
     """`depth` convolutions with gelu between them: (batch, dim_in, *grid) to (batch, dim_out, *grid).
 
     The defaults are those of the 1-D Burgers baseline: with five kernels of 33 an output sees
@@ -102,7 +68,7 @@ class CNN(_Convolutional):
 
     def operate(self, x: Tensor) -> Tensor:
         """The map between normalised fields."""
-        h = self._prepared(x)
+        h = self.prepared(x)
         for index, convolution in enumerate(self.convolutions):
             h = convolution(F.gelu(h) if index else h)
         return h.contiguous()
@@ -126,7 +92,7 @@ class ResidualBlock(nn.Module):
         return h + change
 
 
-class ResNet(_Convolutional):
+class ResNet(Convolutional):
     """`depth` residual blocks between two convolutions: (batch, dim_in, *grid) to (batch, dim_out, *grid).
 
     Args:
@@ -166,7 +132,7 @@ class ResNet(_Convolutional):
 
     def operate(self, x: Tensor) -> Tensor:
         """The map between normalised fields."""
-        h = self.lift(self._prepared(x))
+        h = self.lift(self.prepared(x))
         for block in self.blocks:
             h = block(h)
         return self.head(F.gelu(h)).contiguous()

@@ -55,6 +55,10 @@ class _OnGrid(Operator):
         check_sizes(dim=dim, depth=depth)
         self.grid = tuple(grid)
 
+    def _stack(self, widths: Sequence[int], dim: int, **options: Any) -> nn.ModuleList:
+        """A V-cycle from each of the widths to dim."""
+        return nn.ModuleList(VCycle(width, dim, grid=self.grid, **options) for width in widths)
+
     def check_grid(self, grid: Sequence[int]) -> None:
         """ValueError for a grid too small for the levels or, with the norm `layer`, another than at construction."""
         self.cycles[0].check_grid(grid)
@@ -97,18 +101,8 @@ class MgNO(_OnGrid):
     ):
         super().__init__(dim_in, dim_out, grid=grid, dim=dim, depth=depth, normalise=normalise)
         widths = [dim_in, *[dim] * (depth - 1)]
-        self.cycles = nn.ModuleList(
-            VCycle(
-                width,
-                dim,
-                grid=grid,
-                levels=levels,
-                steps=steps,
-                padding_mode=padding_mode,
-                use_residual=use_residual,
-            )
-            for width in widths
-        )
+        options = {"padding_mode": padding_mode, "use_residual": use_residual}
+        self.cycles = self._stack(widths, dim, levels=levels, steps=steps, **options)
         self.biases = nn.ModuleList(nn.Conv2d(width, dim, 1) for width in widths)
         self.head = nn.Conv2d(dim, dim_out, 1, bias=False)
 
@@ -155,19 +149,9 @@ class IncrementMgNO(_OnGrid):
             raise ValueError(
                 f"dim_in={dim_in}: an increment needs at least dim_out={dim_out} channels to add to"
             )
-        self.cycles = nn.ModuleList(
-            VCycle(
-                width,
-                dim,
-                grid=grid,
-                levels=levels,
-                steps=steps,
-                padding_mode="circular",
-                bias=True,
-                norm=norm,
-            )
-            for width in [dim_in, *[dim] * (depth - 1)]
-        )
+        options = {"padding_mode": "circular", "bias": True, "norm": norm}
+        widths = [dim_in, *[dim] * (depth - 1)]
+        self.cycles = self._stack(widths, dim, levels=levels, steps=steps, **options)
         self.head = nn.Conv2d(dim, dim_out, 1, bias=False)
 
     def operate(self, x: Tensor) -> Tensor:

@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..arguments import check_choice, check_sizes
-from .borders import PADDINGS, Convolution, fast_layout
+from ..arguments import check_sizes
+from .borders import Convolution
 from .channelwise import grouped_norm
-from .grid import check_positions, crop, with_positions
-from .operator import Operator
+from .convolutional import Convolutional
+from .grid import crop
 
 
 class Block(nn.Module):
@@ -39,7 +39,7 @@ class Block(nn.Module):
         return x
 
 
-class UNet(Operator):
+class UNet(Convolutional):
     """U-Net: (batch, dim_in, *grid) to (batch, dim_out, *grid), on any grid.
 
     Args:
@@ -70,14 +70,14 @@ class UNet(Operator):
         positions: str = "ends",
         normalise: Sequence[str] = ("none", "none"),
     ):
-        super().__init__(dim_in, dim_out, normalise=normalise)
         check_sizes(dim=dim, levels=levels)
-        check_choice("padding_mode", padding_mode, PADDINGS)
-        check_positions(positions)
-        self.axes, self.levels, self.positions = axes, levels, positions
+        super().__init__(
+            dim_in, dim_out, axes=axes, padding_mode=padding_mode, positions=positions, normalise=normalise
+        )
+        self.levels = levels
         self.least = 2 ** (levels - 1) + (padding_mode == "reflect")
         dims = [dim * 2**level for level in range(levels)]
-        inputs = [dim_in + (0 if positions == "none" else axes), *dims]
+        inputs = [self.dim_first, *dims]
         options: dict[str, Any] = {"axes": axes, "padding_mode": padding_mode}
         self.downs = nn.ModuleList(Block(a, b, **options) for a, b in zip(inputs, dims, strict=False))
         up, last = (nn.ConvTranspose1d, nn.Conv1d) if axes == 1 else (nn.ConvTranspose2d, nn.Conv2d)
@@ -88,7 +88,7 @@ class UNet(Operator):
     def operate(self, x: Tensor) -> Tensor:
         """The map between normalised fields."""
         pool = F.max_pool1d if self.axes == 1 else F.max_pool2d
-        h, kept = fast_layout(with_positions(x, self.positions)), []
+        h, kept = self.prepared(x), []
         for level, block in enumerate(self.downs):
             h = block(pool(h, 2, ceil_mode=True) if level else h)
             kept.append(h)
