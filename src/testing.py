@@ -5,12 +5,14 @@ leaves parameters and mode as they were.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from .ops.symmetry import Rep, act, parse_group, parse_rep, random_element
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
@@ -110,25 +112,94 @@ def assert_compiles(module: nn.Module, batches: Iterable[tuple], tolerance: floa
                 assert_close(q.grad, p.grad, tolerance, f"eager and compiled gradients of {name}")
 
 
-def assert_equivariant(
+def assert_commutes(
     function: Callable[..., Tensor],
     inputs: tuple,
     actions: Iterable[tuple[Callable[..., tuple], Callable[[Tensor], Tensor]]],
     tolerance: float = 1e-5,
 ) -> None:
-    """`function(*act_in(*inputs)) = act_out(function(*inputs))` for every group element.
+    """`function(*act_in(*inputs)) = act_out(function(*inputs))` for every action, of whatever kind.
 
     Args:
         function: a module in the mode to be tested, or any function of tensors.
-        actions: one pair (act_in, act_out) per group element; act_in returns the tuple of moved inputs. For
-            an invariant function act_out is the identity.
+        actions: pairs (act_in, act_out); act_in returns the tuple of moved inputs.
         tolerance: on the difference relative to the largest output.
     """
     with torch.no_grad():
         plain = function(*inputs)
         for number, (act_in, act_out) in enumerate(actions):
             moved = function(*act_in(*inputs))
-            assert_close(moved, act_out(plain), tolerance, f"the two sides for group element {number}")
+            assert_close(moved, act_out(plain), tolerance, f"the two sides for action {number}")
+
+
+def equivariance_error(
+    function: Callable[..., Tensor],
+    group: str,
+    reps_in: Sequence[str | Rep],
+    reps_out: str | Rep,
+    inputs: Sequence[Tensor],
+    *,
+    elements: int = 8,
+    seed: int = 0,
+) -> float:
+    """The largest max |f(g x) - g f(x)| / max |f(x)| over random elements g, every second one improper.
+
+    Args:
+        function: a module in the mode to be tested, or any function of tensors.
+        group: `O(3)`, `SE(2)`, `E(3) x S(n)`, ... (see `eigenzoo.ops.symmetry`).
+        reps_in: how each of the inputs changes: `point`, `vector`, `scalar`, `system scalar`, `8x0e+4x1o`, ...
+        reps_out: how the output changes.
+        inputs: the axes of the nodes of `reps_in` must all have one length.
+        elements: how many are drawn.
+        seed: of the elements.
+
+    Raises:
+        ValueError: an unknown group or representation, unequally many inputs and representations.
+    """
+    parsed, before, after = parse_group(group), [parse_rep(rep) for rep in reps_in], parse_rep(reps_out)
+    if len(before) != len(inputs):
+        raise ValueError(f"{len(inputs)} inputs and {len(before)} representations {tuple(reps_in)}")
+    nodes = {x.shape[axis] for rep, x in zip(before, inputs, strict=True) for axis in rep.nodes}
+    if parsed.permutes and len(nodes) != 1:
+        raise ValueError(
+            f"the inputs have different numbers of nodes, {sorted(nodes)}; 'system scalar' has none"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    worst = 0.0
+    with torch.no_grad():
+        plain = function(*inputs)
+        for number in range(elements):
+            element = random_element(parsed, min(nodes, default=0), generator, improper=bool(number % 2))
+            moved = function(*(act(element, rep, x) for rep, x in zip(before, inputs, strict=True)))
+            error = relative_error(moved, act(element, after, plain))
+            worst = error if error != error else max(worst, error)  # NaN stays
+            if worst != worst:
+                break
+    return worst
+
+
+def assert_equivariant(
+    module: nn.Module,
+    group: str,
+    reps_in: Sequence[str | Rep],
+    reps_out: str | Rep,
+    inputs: Sequence[Tensor] | None = None,
+    *,
+    double: float = 1e-10,
+    single: float = 1e-4,
+) -> None:
+    """`module(g x) = g module(x)` in float64 to `double` and in float32 to `single`, see `equivariance_error`.
+
+    `inputs` None takes the module's `example_inputs`. The module is tested in eval mode; it stays what it is.
+    """
+    given: Sequence[Tensor] = module.example_inputs() if inputs is None else inputs  # type: ignore[operator]
+    for dtype, allowed in ((torch.float64, double), (torch.float32, single)):
+        with _copied(module) as twin:
+            cast = [x.to(dtype) if x.is_floating_point() else x for x in given]
+            error = equivariance_error(twin.to(dtype), group, reps_in, reps_out, cast)
+        assert error <= allowed, (
+            f"{group}: the two sides differ by {error:.3g} in {dtype}, allowed {allowed:.3g}"
+        )
 
 
 @contextmanager

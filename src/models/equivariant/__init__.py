@@ -1,0 +1,1 @@
+"""Equivariant networks for particles, molecules, point clouds and poses."""
