@@ -40,6 +40,20 @@ _HOMES = {
     "HelmholtzProblem": "pde.helmholtz_set",
     "NeuralOpDarcy": "pde.bundle",
     "NeuralOpBurgers": "pde.bundle",
+    "NBody": "nbody",
+    "NBodyTrajectories": "nbody",
+    "SpringTrajectories": "nbody",
+    "ChargedParticles": "nbody_simulator",
+    "Springs": "nbody_simulator",
+    "Pedestrians": "eth_ucy",
+    "Tetris": "tetris",
+    "Surfaces": "surfaces",
+    "RandomRotations": "rotations",
+    "RigidClouds": "poses",
+    "SkeletonPoses": "poses",
+    "MD17": "molecules",
+    "ThreeBPA": "molecules",
+    "QM9": "qm9",
 }
 
 __all__ = sorted(_HOMES)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..errors import DataError
+from .molecule_specs import MOLECULES
+from .motion_specs import MOTION
 
 UNALTERED = ""
 
@@ -300,6 +302,7 @@ _TABLE = (
         MGNO_URL,
         "Helmholtz' equation, wave speed to field; 101x101 points",
     ),
+    *(DataSpec(**row) for row in (*MOTION, *MOLECULES)),
 )
 
 SPECS: Mapping[str, DataSpec] = {spec.name: spec for spec in _TABLE}

@@ -20,7 +20,16 @@ from .targets import resolve
 from .words import near, near_or_all
 
 SPECIAL = ("_target_", "_partial_")
-SIZES = ("dim_in", "vocabulary", "dim_out", "length", "grid")  # of the data, that a model may ask for
+SIZES = (
+    "dim_in",
+    "vocabulary",
+    "dim_out",
+    "length",
+    "grid",
+    "points",
+    "history",
+    "horizon",
+)  # of the data, that a model may ask for
 # What the harness itself passes in when it builds the node at this path.
 SUPPLIED = {
     "data": ("seed",),

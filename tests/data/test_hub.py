@@ -237,7 +237,7 @@ def test_every_spec_is_complete():
         assert known.name == name and known.licence and known.citation and known.url and known.revision
         assert known.source in ("hub", "files", "manual", "package", "generated")
         assert (known.source == "hub") == bool(known.columns)
-        assert set(known.digests) <= {*known.sizes, *known.urls, "all"}
+        assert set(known.digests) <= {*known.sizes, *known.urls, *known.needs, "all"}
         assert all(len(d) == 64 for part in known.digests.values() for d in part)
 
 

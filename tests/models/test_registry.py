@@ -1,5 +1,6 @@
 """The checks of `eigenzoo.testing` on every model that has a config."""
 
+import inspect
 import subprocess
 import sys
 from functools import partial
@@ -29,6 +30,34 @@ SMALL = {
     "unet": {"dim": 8, "levels": 2},
     "cnn": {"dim": 8, "depth": 2, "kernel": 5},
     "resnet": {"dim": 8, "depth": 1},
+    "egnn": {"dim": 8, "depth": 2},
+    "gnn": {"dim": 8, "depth": 2},
+    "radial_field": {"dim": 8, "depth": 2},
+    "segnn": {"dim": 4, "depth": 1},
+    "shape_classifier": {"dim": 4},
+    "eqmotion": {"history": 6, "horizon": 4, "dim": 8, "channels": 5, "depth": 2},
+    "ponita": {"dim": 8, "basis_dim": 6, "depth": 2, "orientations": 5},
+    "pnita": {"dim": 8, "basis_dim": 6, "depth": 2},
+    "rotation_autoencoder": {"dim": 16},
+    "point_cloud_pose": {"dim": 16},
+    "inverse_kinematics": {"dim": 16},
+    "fa_gnn": {"dim": 6, "depth": 2},
+    "pointnet": {"dim": 8, "dim_in": 3},
+    "fa_pointnet": {"dim": 8, "dim_in": 3, "dim_out": 3},
+    "trajectory_mlp": {"history": 6, "horizon": 4, "dim": 8},
+}
+# The group that a model is equivariant under, and how its inputs and output change; `None`: it claims none.
+PARTICLES = ("E(3) x S(n)", ("point", "vector", "scalar"), "point")
+EQUIVARIANT = {
+    "egnn": PARTICLES,
+    "radial_field": PARTICLES,
+    "linear_motion": PARTICLES,
+    "fa_gnn": PARTICLES,
+    "pnita": PARTICLES,
+    "segnn": PARTICLES,
+    "gnn": ("S(n)", ("point", "vector", "scalar"), "point"),
+    "shape_classifier": ("SE(3) x S(n)", ("point",), "system scalar"),
+    "eqmotion": ("E(3) x S(n)", ("point", "vector"), "point"),
 }
 # Of models that are tied to a grid.
 GRIDS = {"mgno": (12, 13), "mgno_increment": (8, 12), "mgno_helmholtz": (11, 13)}
@@ -37,13 +66,25 @@ SMALLER = {name: {"depth": 1} for name in SMALL if name not in ("mgtfno", "unet"
 
 
 def make(name: str, smaller: bool = False) -> torch.nn.Module:
+    node = OmegaConf.load(FOLDER / f"{name}.yaml")
+    wanted = inspect.signature(hydra.utils.get_class(node["_target_"])).parameters
+    sizes = {"dim_in": 2, "dim_out": 3, **({"grid": GRIDS[name]} if name in GRIDS else {})}
     config = OmegaConf.merge(
-        {"dim_in": 2, "dim_out": 3, **({"grid": GRIDS[name]} if name in GRIDS else {})},
-        OmegaConf.load(FOLDER / f"{name}.yaml"),
+        {key: size for key, size in sizes.items() if key in wanted},
+        node,
         SMALL.get(name, {}),
         SMALLER.get(name, {}) if smaller else {},
     )
     return hydra.utils.instantiate(config, _convert_="all")
+
+
+def disturbed(name: str) -> torch.nn.Module:
+    """With noise on every parameter: some begin all equal, and what begins near zero would hide its errors."""
+    module = make(name)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return module
 
 
 @pytest.fixture(params=NAMES)
@@ -73,7 +114,7 @@ def test_every_submodule_matters(name: str):
 
 
 def test_save_is_load(name: str, tmp_path: Path):
-    testing.assert_save_load(partial(make, name), make(name).example_inputs(2), tmp_path)
+    testing.assert_save_load(partial(disturbed, name), make(name).example_inputs(2), tmp_path)
 
 
 def test_batch_of_two_is_two_batches_of_one(name: str):
@@ -85,6 +126,12 @@ def test_batch_of_two_is_two_batches_of_one(name: str):
 def test_dtype_follows(name: str, dtype: torch.dtype):
     module = make(name)
     testing.assert_dtype_follows(module, module.example_inputs(2), dtype)
+
+
+@pytest.mark.parametrize("name", sorted(EQUIVARIANT))
+def test_equivariance(name: str):
+    torch.manual_seed(0)
+    testing.assert_equivariant(disturbed(name), *EQUIVARIANT[name])
 
 
 def test_builds_and_runs_on_the_meta_device(name: str):

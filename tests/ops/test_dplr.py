@@ -133,7 +133,7 @@ def test_sums_over_the_past(length: int):
     u, start = torch.randn(4, 2, length, dtype=F64), torch.randn(4, 2, 6, dtype=F64)
     state, x = torch.zeros(4, 2, 6, dtype=F64), start
     free = []
-    for l in range(length):  # noqa: E741
+    for l in range(length):
         state = torch.einsum("hij,bhj->bhi", abar, state) + bbar * u[..., l, None]
         free.append((output_row(c)[0] * x).sum(-1))
         x = torch.einsum("hij,bhj->bhi", abar, x)

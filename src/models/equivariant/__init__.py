@@ -1,1 +1,34 @@
 """Equivariant networks for particles, molecules, point clouds and poses."""
+
+from .clebsch_gordan import ClebschGordanProduct as ClebschGordanProduct
+from .egnn import EGNN as EGNN
+from .egnn import EGNNLayer as EGNNLayer
+from .egnn import InvariantEGNN as InvariantEGNN
+from .eqmotion import EqMotion as EqMotion
+from .frame_averaging import FrameAveraged as FrameAveraged
+from .frame_models import DGCNN as DGCNN
+from .frame_models import FAGNN as FAGNN
+from .frame_models import FAMLP as FAMLP
+from .frame_models import FAPointNet as FAPointNet
+from .frame_models import PointNet as PointNet
+from .gaunt_product import GauntTensorProduct as GauntTensorProduct
+from .gaunt_product import ManyBody as ManyBody
+from .gin import GIN as GIN
+from .graph import DenseGraph as DenseGraph
+from .graph import EdgeGraph as EdgeGraph
+from .matrix_product import MatrixProduct as MatrixProduct
+from .particle_baselines import GNN as GNN
+from .particle_baselines import LinearMotion as LinearMotion
+from .particle_baselines import RadialField as RadialField
+from .particles import ParticleModel as ParticleModel
+from .ponita import Ponita as Ponita
+from .ponita import PonitaParticles as PonitaParticles
+from .rotation_heads import InverseKinematics as InverseKinematics
+from .rotation_heads import PointCloudPose as PointCloudPose
+from .rotation_heads import RotationAutoencoder as RotationAutoencoder
+from .rotation_heads import RotationHead as RotationHead
+from .segnn import SEGNN as SEGNN
+from .shape_classifier import ShapeClassifier as ShapeClassifier
+from .tensor_product import TensorProduct as TensorProduct
+from .trajectory_baselines import TrajectoryMLP as TrajectoryMLP
+from .vector_product import VectorSphericalProduct as VectorSphericalProduct

@@ -66,27 +66,38 @@ class IrrepsLinear(nn.Module):
         return join_degrees(parts)
 
 
-class PairIrrepsLinear(nn.Module):
+class PairIrrepsLinear(IrrepsLinear):
     """The linear map per degree of [h_i, h_j, s_ij] without the concatenation; s_ij are scalars.
 
     Weights and their initialisation are those of the unsplit `IrrepsLinear`.
+
+    Args:
+        dims: channels of the degrees 0, 1, .. of h; 0 for one that h has not.
+        scalars: how many s_ij there are.
+        dim: channels of every degree that goes out.
     """
 
-    def __init__(self, dim: int, scalars: int, degree: int):
-        super().__init__()
-        self.dims, self.dim, self.scalars = (dim,) * (degree + 1), dim, scalars
-        self.whole = IrrepsLinear((2 * dim + scalars, *(2 * dim,) * degree), self.dims)
+    def __init__(self, dims: Sequence[int], scalars: int, dim: int):
+        first, *others = (2 * channels for channels in dims)
+        super().__init__((first + scalars, *others), [dim if channels else 0 for channels in dims])
+        self.dims = tuple(dims)
+        self.missing = sum(dim * (2 * l + 1) for l, channels in enumerate(dims) if not channels)
 
-    def forward(self, h: Tensor, s: Tensor, graph: Graph) -> Tensor:
-        """Node features and scalars of pairs (..., scalars) to features of pairs."""
+    def forward(self, h: Tensor, s: Tensor, graph: Graph) -> Tensor:  # type: ignore[override]
+        """Node features and scalars of pairs (..., scalars) to features of pairs; degrees that h has not are zero."""
         received, sent = [], []
-        for degree, part in enumerate(split_degrees(h, self.dims)):
-            of_receiver, of_sender = self.whole.weights[degree].split(self.dim, 1)[:2]
+        parts = [
+            part for part, channels in zip(split_degrees(h, self.dims), self.dims, strict=True) if channels
+        ]
+        for weight, part in zip(self.weights, parts, strict=True):
+            of_receiver, of_sender = weight.split(part.shape[-2], 1)[:2]
             received.append(of_receiver @ part)
             sent.append(of_sender @ part)
         pairs = graph.receivers(join_degrees(received)) + graph.senders(join_degrees(sent))
-        of_scalars = F.linear(s, self.whole.weights[0][:, 2 * self.dim :], self.whole.bias)
-        return pairs + F.pad(of_scalars, (0, pairs.shape[-1] - self.dim))
+        of_scalars = F.linear(s, self.weights[0][:, 2 * self.dims[0] :], self.bias)
+        return F.pad(
+            pairs + F.pad(of_scalars, (0, pairs.shape[-1] - of_scalars.shape[-1])), (0, self.missing)
+        )
 
 
 class Gate(nn.Module):

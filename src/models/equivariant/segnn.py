@@ -17,6 +17,7 @@ The logarithm of the squared distance decides more than the product does: with r
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...ops.sphere import spherical_harmonics
@@ -57,29 +58,36 @@ class Block(nn.Module):
 
 
 class SEGNNLayer(nn.Module):
-    """One round of messages and updates, see the module."""
+    """One round of messages and updates, see the module.
 
-    def __init__(self, product: Product, dim: int, degree: int):
+    Args:
+        product, dim, degree: see `SEGNN`.
+        degree_in: of the features that come in; those above are zero.
+    """
+
+    def __init__(self, product: Product, dim: int, degree: int, *, degree_in: int):
         super().__init__()
         dims = (dim,) * (degree + 1)
-        self.pair = PairIrrepsLinear(dim, 2, degree)
+        known = [dim if l <= degree_in else 0 for l in range(degree + 1)]
+        self.pair = PairIrrepsLinear(known, 2, dim)
         self.message = Block(product, dim, degree)
         self.between = IrrepsLinear(dims, dims)
         self.second_message = Block(product, dim, degree)
-        self.gather = IrrepsLinear((2 * dim,) * (degree + 1), dims)
+        self.gather = IrrepsLinear([dim + channels for channels in known], dims)
         self.update = Block(product, dim, degree)
         self.before_last = IrrepsLinear(dims, dims)
         self.second_update = Block(product, dim, degree, gated=False)
-        self.dims = dims
+        self.dims, self.known = dims, known
 
     def forward(self, h: Tensor, scalars: Tensor, of_pairs: Tensor, of_nodes: Tensor, graph: Graph) -> Tensor:
         """The updated features of the nodes."""
+        missing = sum(c * (2 * l + 1) for l, c in enumerate(self.dims)) - h.shape[-1]
         m = self.message(self.pair(h, scalars, graph), of_pairs)
         m = graph.sum(self.second_message(self.between(m), of_pairs)) / 2
-        parts = zip(split_degrees(h, self.dims), split_degrees(m, self.dims), strict=True)
+        parts = zip(split_degrees(h, self.known), split_degrees(m, self.dims), strict=True)
         both = join_degrees([torch.cat(pair, -2) for pair in parts])
         change = self.update(self.gather(both), of_nodes)
-        return h + self.second_update(self.before_last(change), of_nodes)
+        return F.pad(h, (0, missing)) + self.second_update(self.before_last(change), of_nodes)
 
 
 class SEGNN(ParticleModel):
@@ -98,8 +106,10 @@ class SEGNN(ParticleModel):
         check_sizes(dim=dim, degree=degree, depth=depth)
         self.degree = degree
         dims = (dim,) * (degree + 1)
-        self.embed = IrrepsLinear((1, 2, *(0,) * (degree - 1)), dims)
-        self.layers = nn.ModuleList(SEGNNLayer(product, dim, degree) for _ in range(depth))
+        self.embed = IrrepsLinear((1, 2), (dim, dim))
+        self.layers = nn.ModuleList(
+            SEGNNLayer(product, dim, degree, degree_in=degree if index else 1) for index in range(depth)
+        )
         self.before_last = IrrepsLinear(dims, dims)
         self.last = Block(product, dim, degree, degree_out=1)
         self.head = nn.Linear(dim, 1, bias=False)
@@ -115,7 +125,7 @@ class SEGNN(ParticleModel):
         h = self._embedded(pos - graph.centre(pos), vel)
         for layer in self.layers:
             h = layer(h, scalars, of_pairs, of_nodes, graph)
-        vectors = split_degrees(self.last(self.before_last(h), of_nodes), self.embed.dims_out[:2])[1]
+        vectors = split_degrees(self.last(self.before_last(h), of_nodes), self.embed.dims_out)[1]
         return pos + self.head(vectors.mT).squeeze(-1)
 
     def _harmonics(self, vectors: Tensor) -> Tensor:
@@ -123,5 +133,4 @@ class SEGNN(ParticleModel):
 
     def _embedded(self, pos: Tensor, vel: Tensor) -> Tensor:
         speed = torch.linalg.vector_norm(vel, dim=-1, keepdim=True)
-        nothing = [pos.new_zeros(*pos.shape[:-1], 0, 2 * l + 1) for l in range(2, self.degree + 1)]
-        return self.embed(join_degrees([speed.unsqueeze(-1), torch.stack([pos, vel], -2), *nothing]))
+        return self.embed(join_degrees([speed.unsqueeze(-1), torch.stack([pos, vel], -2)]))

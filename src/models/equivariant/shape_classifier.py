@@ -37,7 +37,7 @@ class ShapeClassifier(nn.Module):
         dim_out: classes K, the first two of which are mirror images.
         dim: channels C of every irrep.
         degree: L.
-        depth: layers.
+        depth: layers; mirror images need three: a pseudovector of two harmonics, and a third to meet it.
         radius: pairs at least this far apart do not see each other.
 
     Raises:
