@@ -17,10 +17,9 @@ import torch
 from ..errors import DataError
 from .hub import absent, data_folders, identify
 from .module import Splits, TensorData, check_whole
-from .motion_specs import ETH_UCY
-from .spec import DataSpec
+from .spec import get_spec
 
-SPEC = DataSpec(**ETH_UCY)
+SPEC = get_spec("eth-ucy")
 SCENES = {
     "eth": ("biwi_eth",),
     "hotel": ("biwi_hotel",),
@@ -160,16 +159,18 @@ def read_tracks(path: Path) -> Tracks:
     """The rows of a table, by agent and frame.
 
     Raises:
-        DataError: other columns, a value that is not what it should be, two rows of an agent in one frame; names
-            file and line.
+        DataError: a file that cannot be read, other columns, a value that is not what it should be, two rows of an
+            agent in one frame; names file and line.
     """
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.reader(file)
-        if (head := tuple(next(reader, ()))) != COLUMNS:
-            raise DataError(
-                f"{path} must have the columns {', '.join(COLUMNS)}, has {', '.join(head) or 'none'}"
-            )
-        rows = [_row(path, number, row) for number, row in enumerate(reader, 2)]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = list(csv.reader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"cannot read {path}: {error}") from error
+    head = lines[0] if lines else []
+    if tuple(head) != COLUMNS:
+        raise DataError(f"{path} must have the columns {', '.join(COLUMNS)}, has {', '.join(head) or 'none'}")
+    rows = [_row(path, number, row) for number, row in enumerate(lines[1:], 2)]
     if not rows:
         raise DataError(f"{path} holds no rows")
     frame, agent, x, y, part = (np.array(column) for column in zip(*rows, strict=True))

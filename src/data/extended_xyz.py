@@ -52,7 +52,7 @@ def _frames(file: TextIO, path: Path) -> Iterator[Frame]:
         number += 1
         if not line.strip():
             continue
-        if not line.strip().isdigit() or not int(line):
+        if not line.strip().isdecimal() or not int(line):
             raise DataError(f"{path}, line {number}: expected a number of atoms, found {line.strip()!r}")
         energy = _energy(file.readline(), f"{path}, line {number + 1}")
         rows = [

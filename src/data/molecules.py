@@ -19,11 +19,9 @@ from torch import Tensor
 from ..errors import DataError
 from .extended_xyz import NUMBERS, read_frames
 from .hub import absent, data_folders, files_digest
-from .module import Splits, TensorData, check_whole
-from .molecule_specs import MOLECULES
-from .spec import DataSpec
+from .module import Splits, TensorData, check_samples, check_whole
+from .spec import get_spec
 
-SPECS = {row["name"]: DataSpec(**row) for row in MOLECULES}
 UNITS = {"meV": 1.0, "kcal/mol": 43.364, "eV": 1000.0}  # in meV
 MD17_MOLECULES = (
     "aspirin",
@@ -77,7 +75,7 @@ def find_file(name: str, file: str) -> Path:
     for folder in data_folders(name):
         if (folder / file).is_file():
             return folder / file
-    raise DataError(absent(SPECS[name], f", none of which holds {file}"))
+    raise DataError(absent(get_spec(name), f", none of which holds {file}"))
 
 
 class _Molecule(TensorData):
@@ -116,7 +114,7 @@ class _Molecule(TensorData):
     def note_file(self, path: Path, part: str) -> None:
         """The file and its digest for the record."""
         remark = "no digest is known beforehand: recorded, not verified"
-        source = {"name": self.name, "part": part, "revision": SPECS[self.name].revision}
+        source = {"name": self.name, "part": part, "revision": get_spec(self.name).revision}
         self.note_source(source | {"sha256": files_digest([path]), "remark": remark})
 
 
@@ -156,10 +154,10 @@ class MD17(_Molecule):
     ):
         super().__init__(batch_size, seed=seed, unit=unit, atoms=None)
         check_known("molecule", molecule, RMD17_MOLECULES if revised else MD17_MOLECULES)
-        if split not in range(1, 6):
+        check_whole("split", split, 1)
+        if split > 5:
             raise ValueError(f"split={split}: must be 1 .. 5")
-        if len(samples) != 3 or min(samples) < 0 or not samples[0]:
-            raise ValueError(f"samples must be (train, val, test), train at least 1, got {samples!r}")
+        check_samples(samples)
         self.name = "rmd17" if revised else "md17"
         self.molecule, self.split, self.samples = molecule, split, tuple(samples)
         self.energy_mean = 0.0
@@ -228,9 +226,11 @@ def read_trajectory(
         raise DataError(f"cannot read {path}: {error}") from error
     shapes = {name: array.shape for name, array in zip(names, (pos, z, energy, forces), strict=True)}
     energy = energy.reshape(-1)
-    if pos.ndim != 3 or pos.shape != forces.shape or pos.shape != (len(energy), len(z), 3) or z.ndim != 1:
+    if z.ndim != 1 or pos.shape != forces.shape or pos.shape != (len(energy), len(z), 3):
         raise DataError(f"{path}: the arrays must be (T, N, 3), (N,), (T,), (T, N, 3), found {shapes}")
     for name, array in zip(names, (pos, z, energy, forces), strict=True):
+        if array.dtype.kind not in "iuf":
+            raise DataError(f"{path}: {name!r} must hold numbers, found {array.dtype}")
         if not np.isfinite(array).all():
             at = np.argwhere(~np.isfinite(array))[0].tolist()
             raise DataError(f"{path}: {name!r} is NaN or infinite, first at {at}")

@@ -77,8 +77,8 @@ class Particles:
         if len(self.released) != 3 or min(self.released) < 0:
             raise ValueError(f"released={list(self.released)}: must be the sizes of train, val and test")
         object.__setattr__(self, "released", tuple(self.released))  # a list is not equal to a tuple
-        if not self.dt > 0:
-            raise ValueError(f"dt={self.dt}: must be above 0")
+        if not 0 < self.dt < np.inf:
+            raise ValueError(f"dt={self.dt}: must be above 0 and finite")
 
     @property
     def frames(self) -> int:

@@ -15,7 +15,8 @@ from torch import Tensor
 from ..errors import DataError
 from .hub import files_digest
 from .module import Splits, TensorData
-from .molecules import SPECS, check_known, convert_energy, find_file
+from .molecules import check_known, convert_energy, find_file
+from .spec import get_spec
 
 ATOMS = 29  # at most, of one molecule
 MOLECULES = 130831
@@ -72,7 +73,7 @@ class QM9(TensorData):
         path = find_file(self.name, "processed/data_v3.pt")
         held, slices = _read(str(path))
         self.note_source(
-            {"name": self.name, "revision": SPECS[self.name].revision, "sha256": files_digest([path])}
+            {"name": self.name, "revision": get_spec(self.name).revision, "sha256": files_digest([path])}
         )
         column, source = TARGETS[self.target]
         y = held["y"][:, column : column + 1].double()
@@ -109,8 +110,13 @@ def _read(path: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         pickle.UnpicklingError,
     ) as error:
         raise DataError(f"'qm9': cannot read {path}: {str(error).partition(chr(10))[0]}") from error
-    if held["y"].ndim != 2 or held["y"].shape[1] < 16 or held["pos"].shape != (len(held["z"]), 3):
+    atoms = (len(held["y"]), len(held["z"]))  # molecules, and where the last of them ends
+    if held["y"].ndim != 2 or held["y"].shape[1] < 16 or held["pos"].shape != (atoms[1], 3):
         raise DataError(f"'qm9': {path} must hold y (molecules, 19), z (atoms,) and pos (atoms, 3)")
+    if len(slices["z"]) != atoms[0] + 1 or int(slices["z"][-1]) != atoms[1]:
+        raise DataError(
+            f"'qm9': {path}: the slices of z are not those of {atoms[0]} molecules, {atoms[1]} atoms"
+        )
     return held, slices
 
 

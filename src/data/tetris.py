@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .generated import GeneratedData
+from .rotations import haar_rotations
 
 PIECES = (
     ((0, 0, 0), (0, 0, 1), (1, 0, 0), (1, 1, 0)),  # chiral
@@ -69,16 +70,5 @@ class Tetris(GeneratedData):
         pieces = np.array(PIECES, dtype=np.float64)
         numbers = np.arange(count) % len(PIECES)
         clouds = (pieces - pieces.mean(1, keepdims=True))[numbers]
-        turned = np.einsum("bij,bnj->bni", _rotations(rng.standard_normal((count, 4))), clouds)
+        turned = np.einsum("bij,bnj->bni", haar_rotations(rng, count).numpy(), clouds)
         return {"x": torch.from_numpy(turned).float(), "y": torch.from_numpy(numbers)}
-
-
-def _rotations(quaternions: np.ndarray) -> np.ndarray:
-    """Rotation matrices of quaternions (w, x, y, z) of any length: uniform ones of normal ones."""
-    w, x, y, z = (quaternions / np.linalg.norm(quaternions, axis=-1, keepdims=True)).T
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-    ]
-    return np.moveaxis(np.array(rows), -1, 0)

@@ -32,5 +32,5 @@ class Constants(nn.Module):
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "Constants":
         super()._apply(fn, recurse)
         for name, table in self._exact.items():
-            self._buffers[name] = table.to(fn(table))
+            self._buffers[name] = table.to(self.get_buffer(name))
         return self

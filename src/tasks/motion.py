@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from ..errors import ConfigError, DataError
-from ..ops.rotations.angles import random_rotations
+from ..ops.lie import so3
 from .base import Batch, Task
 
 SEED = 0  # of the test's rotations and of the turned baseline: the same in every run
@@ -311,7 +311,7 @@ def uniform_rotations(
     if d not in (2, 3):
         raise DataError(f"positions of {d} dimensions: rotations are there for 2 and 3")
     if d == 3:
-        return random_rotations(count, generator=generator, device=device)
+        return so3.random((count,), generator, torch.float64, device)
     angle = 2 * math.pi * torch.rand(count, dtype=torch.float64, generator=generator, device=device)
     return plane_rotations(angle)
 
@@ -324,11 +324,12 @@ def plane_rotations(angle: Float[Tensor, " count"]) -> Float[Tensor, "count 2 2"
 
 def rotated(batch: Batch, rotations: Float[Tensor, "batch d d"]) -> Batch:
     """The batch with `pos`, `vel` and `y` of every sample rotated about the origin."""
-    moved = {}
+    moved, transposed = {}, rotations.to(batch["pos"]).mT
     for name in ("pos", "vel", "y"):
         tensor = batch[name]
-        turn = rotations.to(tensor).mT.reshape(len(rotations), *[1] * (tensor.ndim - 3), *rotations.shape[1:])
-        moved[name] = tensor @ turn
+        moved[name] = tensor @ transposed.reshape(
+            len(rotations), *[1] * (tensor.ndim - 3), *rotations.shape[1:]
+        )
     return {**batch, **moved}
 
 

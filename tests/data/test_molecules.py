@@ -118,6 +118,8 @@ def test_damaged_trajectories(folder):
         ({"forces": wrong}, r"'forces' is NaN or infinite, first at \[7, 1, 2\]"),
         ({"forces": forces[:, :2]}, "found .*'forces': \\(40, 2, 3\\)"),
         ({"energies": energy[:39]}, "found .*'energies': \\(39,\\)"),
+        ({"nuclear_charges": np.uint8(8)}, "found .*'nuclear_charges': \\(\\)"),
+        ({"nuclear_charges": np.array(["O", "C", "H"])}, "'nuclear_charges' must hold numbers, found <U1"),
     ):
         write_rmd17(folder, **changes)
         with pytest.raises(DataError, match=words):
@@ -181,6 +183,7 @@ def test_faults_of_extended_xyz_name_the_line(tmp_path):
     lines = good.splitlines()
     assert NUMBERS["Xe"] == 54 and NUMBERS["Cl"] == 17
     for number, line, words in (
+        (6, "³", "line 6: expected a number of atoms, found '³'"),
         (6, "three", "line 6: expected a number of atoms, found 'three'"),
         (7, "energy=1", "line 7: expected Properties=.*found none"),
         (7, "Properties=species:S:1:pos:R:3 energy=1", "line 7: expected .*found species:S:1:pos:R:3"),
@@ -241,6 +244,12 @@ def test_qm9(folder, monkeypatch):
         qm9.QM9(2, target="lum")
     monkeypatch.setattr(qm9, "MOLECULES", 11)
     with pytest.raises(DataError, match="10 molecules, expected 11"):
+        loaded(qm9.QM9(2, target="gap"))
+    write_qm9(folder, [3, 4])
+    path = folder / "qm9/processed/data_v3.pt"
+    held, slices, *rest = torch.load(path, weights_only=True)
+    torch.save((held, {**slices, "z": slices["z"] - 1}, *rest), path)
+    with pytest.raises(DataError, match="slices of z are not those of 2 molecules, 7 atoms"):
         loaded(qm9.QM9(2, target="gap"))
     write_qm9(folder, [3, 30])
     with pytest.raises(DataError, match="molecule 1 has 30 atoms"):

@@ -115,4 +115,5 @@ def test_constants_stay_exact_through_casts():
     assert tables.get_buffer("third").dtype == torch.float32 and not tables.state_dict()
     assert torch.equal(tables.double().get_buffer("third"), third)
     assert torch.equal(tables.float().table("third", third), third)
+    assert tables.float().cpu().get_buffer("third").dtype == torch.float32  # a move is no cast
     assert tables.to("meta").get_buffer("third").is_meta

@@ -10,7 +10,8 @@ from eigenzoo.models.equivariant.rotation_heads import (
     RotationAutoencoder,
     RotationHead,
 )
-from eigenzoo.ops.rotations import OFFSETS, PARENTS, REPRESENTATIONS, geodesic_distance, random_rotations
+from eigenzoo.ops.lie import so3
+from eigenzoo.ops.rotations import OFFSETS, PARENTS, REPRESENTATIONS, geodesic_distance
 
 NAMES = sorted(REPRESENTATIONS)
 
@@ -41,7 +42,7 @@ def test_the_sanity_net_is_the_papers():
 
 def test_precisions():
     model = RotationAutoencoder("6d", dim=16)
-    x = random_rotations(3, dtype=torch.float32)
+    x = so3.random((3,))
     assert model.to(torch.bfloat16)(x.bfloat16()).dtype == torch.bfloat16
     exact = model.double()(x.double())
     assert exact.dtype == torch.float64 and rotations_only(exact, 1e-14)
@@ -90,7 +91,7 @@ def test_faults():
         InverseKinematics(parents=[-1, 1], offsets=[[0.0] * 3] * 2)
     with pytest.raises(ValueError, match="each of the 2 joints"):
         InverseKinematics(parents=[-1, 0], offsets=[[0.0] * 3])
-    x = random_rotations(3, dtype=torch.float32)
+    x = so3.random((3,))
     x[1, 2, 0] = torch.nan
     with pytest.raises(ValueError, match=r"x is NaN or infinite, first at index \[1, 2, 0\]"):
         RotationAutoencoder(dim=4)(x)
@@ -116,10 +117,10 @@ def test_the_sanity_net_learns():
     model = RotationAutoencoder("6d")
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     for _ in range(3000):
-        x = random_rotations(64, dtype=torch.float32)
+        x = so3.random((64,))
         optimizer.zero_grad()
         (model(x) - x).square().mean().backward()
         optimizer.step()
-    x = random_rotations(5000, dtype=torch.float32)
+    x = so3.random((5000,))
     degrees = torch.rad2deg(geodesic_distance(model(x).detach().double(), x.double()))
     assert degrees.mean() < 2

@@ -11,7 +11,8 @@ from torch import nn
 from eigenzoo.data.poses import RigidClouds, SkeletonPoses
 from eigenzoo.data.rotations import RandomRotations
 from eigenzoo.models.equivariant.rotation_heads import InverseKinematics, PointCloudPose, RotationAutoencoder
-from eigenzoo.ops.rotations import random_rotations, rotation_vector_to_matrix
+from eigenzoo.ops.lie import so3
+from eigenzoo.ops.rotations import rotation_vector_to_matrix
 from eigenzoo.tasks.rotation_regression import PoseReconstruction, RotationRegression
 
 ADAM = functools.partial(torch.optim.Adam, lr=1e-3)
@@ -37,7 +38,7 @@ def metrics(task, stage="test"):
 def test_metrics():
     degrees = torch.linspace(0, 30, 401)[:400]
     degrees[7], degrees[8], degrees[9] = 170.0, 160.0, 150.0
-    x = random_rotations(400, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+    x = so3.random((400,), torch.Generator().manual_seed(0))
     task = RotationRegression(Turned(degrees), optim=ADAM)
     batch = {"x": x, "y": x, "mask": torch.ones(400, dtype=torch.bool)}
     batch["mask"][-1] = False
@@ -61,7 +62,7 @@ def test_metrics():
 
 
 def test_losses():
-    x = random_rotations(5, dtype=torch.float32)
+    x = so3.random((5,))
     turn = Turned(torch.full((5,), 60.0))
     batch = {"x": x, "y": x}
     # |R - 1|_F^2 = 8 sin^2(t/2) over nine entries.

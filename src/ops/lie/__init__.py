@@ -20,11 +20,13 @@ Conventions: angles in radians, `[w]x v = w x v`, points are columns (`x' = R x`
 (local): `X (+) tau = X Exp(tau)`, `Y (-) X = Log(X^-1 Y)`. `Jr` (`right_jacobian`) is defined by
 `Exp(tau + d) ~ Exp(tau) Exp(Jr d)`, `Jl` (`left_jacobian`) by `Exp(tau + d) ~ Exp(Jl d) Exp(tau)`; `Ad_X` (`adjoint`)
 by `X Exp(tau) = Exp(Ad_X tau) X`; `small_adjoint` is `ad`, with `Ad_{Exp tau} = exp(ad_tau)`. The identity is
-`exp` of zeros. Every group offers the functions of the protocol `Group`; `plus`, `minus`, `between`, `interpolate`,
-`mean` and the Jacobian blocks are written once for all groups and take the group first: `plus(se3, x, tau)`.
+`exp` of zeros. Elements are not checked: `check_rotation` is for matrices from elsewhere. Every group offers the
+functions of the protocol `Group`; `plus`, `minus`, `between`, `interpolate`, `mean` and the Jacobian blocks are written
+once for all groups and take the group first: `plus(se3, x, tau)`.
 """
 
 from . import coefficients, estimation, s3, se2, se3, so2, so3, translation
+from .checks import check_rotation
 from .composite import Composite
 from .generic import (
     Group,
@@ -50,6 +52,7 @@ __all__ = [
     "Group",
     "act_inverse",
     "between",
+    "check_rotation",
     "coefficients",
     "covariance_to_left",
     "estimation",

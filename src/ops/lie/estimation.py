@@ -98,6 +98,6 @@ def gauss_newton(
         steps = steps + ~converged
         converged = converged | (tau.norm(dim=-1) < tolerance)
         residual, jacobian = linearise(x)
-        if converged.all():
+        if not torch.compiler.is_compiling() and converged.all():
             break
     return Solution(x, steps, converged, residual)

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .layout import eye
+
 Element = Tensor | tuple[Any, ...]
 
 
@@ -118,7 +120,7 @@ def jacobians_compose(
 ) -> tuple[Float[Tensor, "*batch n n"], Float[Tensor, "*batch n n"]]:
     """Of `X Y` by X and by Y: `Ad_Y^-1` and `I`."""
     by_x = group.adjoint(group.inverse(y))
-    return by_x, _identity(by_x)
+    return by_x, eye(by_x.shape[-1], by_x[..., 0])
 
 
 def jacobians_between(
@@ -126,7 +128,7 @@ def jacobians_between(
 ) -> tuple[Float[Tensor, "*batch n n"], Float[Tensor, "*batch n n"]]:
     """Of `X^-1 Y` by X and by Y: `-Ad_{Y^-1 X}` and `I`."""
     by_x = -group.adjoint(between(group, y, x))
-    return by_x, _identity(by_x)
+    return by_x, eye(by_x.shape[-1], by_x[..., 0])
 
 
 def jacobians_plus(
@@ -158,7 +160,3 @@ def covariance_to_left(
     """`Ad_X P Ad_X^T`: the covariance P of right perturbations of X as that of left ones, `Exp(tau) X`."""
     adjoint = group.adjoint(x)
     return adjoint @ covariance @ adjoint.mT
-
-
-def _identity(like: Tensor) -> Tensor:
-    return torch.eye(like.shape[-1], dtype=like.dtype, device=like.device).expand_as(like)

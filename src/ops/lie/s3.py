@@ -86,6 +86,7 @@ def random(
     shape: Sequence[int] = (),
     generator: torch.Generator | None = None,
     dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
 ) -> Float[Tensor, "*batch 4"]:
-    """Quaternions (*shape, 4) with the Haar (uniform) distribution, on the device of the generator."""
-    return so3.random_quaternion(shape, generator, dtype)
+    """Quaternions (*shape, 4) with the Haar (uniform) distribution, by default on the device of the generator."""
+    return so3.random_quaternion(shape, generator, dtype, device)

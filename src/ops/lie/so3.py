@@ -133,18 +133,23 @@ def random(
     shape: Sequence[int] = (),
     generator: torch.Generator | None = None,
     dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
 ) -> Float[Tensor, "*batch 3 3"]:
-    """Rotations (*shape, 3, 3) with the Haar (uniform) distribution, on the device of the generator."""
-    return from_quaternion(random_quaternion(shape, generator, dtype))
+    """Rotations (*shape, 3, 3) with the Haar (uniform) distribution, by default on the device of the generator.
+
+    The angle has the density (1 - cos t)/pi: small angles are rare, unlike with a uniform angle about a random axis.
+    """
+    return from_quaternion(random_quaternion(shape, generator, dtype, device))
 
 
 def random_quaternion(
     shape: Sequence[int] = (),
     generator: torch.Generator | None = None,
     dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
 ) -> Float[Tensor, "*batch 4"]:
-    """Unit quaternions (*shape, 4) with the Haar (uniform) distribution, on the device of the generator."""
-    device = None if generator is None else generator.device
+    """Unit quaternions (*shape, 4), uniformly distributed, by default on the device of the generator."""
+    device = generator.device if device is None and generator is not None else device
     q = torch.randn(*shape, 4, generator=generator, dtype=dtype, device=device)
     return q / q.norm(dim=-1, keepdim=True)
 
@@ -155,35 +160,6 @@ def project(x: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3 3"]:
     For matrices that are almost rotations. In float32 once per hundred products keeps them so.
     """
     return 1.5 * x - 0.5 * x @ (x.mT @ x)
-
-
-def check_rotation(x: Float[Tensor, "*batch 3 3"], tolerance: float = 1e-4) -> None:
-    """Nothing for rotation matrices; skipped while compiling and on the meta device, where values are unknown.
-
-    Args:
-        tolerance: of the largest entry of `|R^T R - I|`.
-
-    Raises:
-        ValueError: naming the first matrix with a non-finite entry, that is not orthogonal, or has determinant -1.
-    """
-    if torch.compiler.is_compiling() or x.device.type == "meta":
-        return
-    x = x.detach()
-    deviation = (x.mT @ x - torch.eye(3, dtype=x.dtype, device=x.device)).abs().amax((-2, -1))
-    orthogonal = deviation <= tolerance  # False for NaN
-    right = torch.linalg.cross(x[..., 0], x[..., 1]).mul(x[..., 2]).sum(-1) > 0
-    wrong = ~(orthogonal & right)
-    if not wrong.any():
-        return
-    index = tuple(wrong.nonzero()[0].tolist())
-    if not x[index].isfinite().all():
-        fault = "has an entry that is NaN or infinite"
-    elif not orthogonal[index]:
-        fault = f"is not orthogonal: |R^T R - I| is {float(deviation[index]):.3g}, allowed is {tolerance:g}"
-    else:
-        fault = "is a reflection: its determinant is -1"
-    where = f" {list(index)}" if index else ""
-    raise ValueError(f"matrix{where} is no rotation: it {fault}")
 
 
 def squared(v: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:

@@ -17,7 +17,8 @@ graphs).
 | `euler` | 3 | no | R_x(e_0) R_z(e_2) R_y(e_1) |
 | `hopf` | 3 | no | three angles of the quaternion's sphere |
 
-SO(n) for n >= 2 has `gram_schmidt` (n = 2: the normalised cosine and sine), `reduced_gram_schmidt` and
+The formulas of quaternions and rotation vectors are those of `ops.lie.so3`, which has rotations at random, too
+(`so3.random`). SO(n) for n >= 2 has `gram_schmidt` (n = 2: the normalised cosine and sine), `reduced_gram_schmidt` and
 `special_orthogonalise`.
 """
 
@@ -28,7 +29,8 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
-from .angles import geodesic_distance, random_rotations
+from ..lie.checks import check_rotation
+from .angles import geodesic_distance
 from .euler import ORDERS, angles_to_matrix, euler_to_matrix, matrix_to_angles, matrix_to_euler
 from .gram_schmidt import columns_of, cross, gram_schmidt, reduced_columns_of, reduced_gram_schmidt
 from .kinematics import OFFSETS, PARENTS, check_parents, forward_kinematics
@@ -50,7 +52,6 @@ from .quaternions import (
     quaternion_to_matrix,
     rotation_vector_to_matrix,
 )
-from .vectors import check_rotation
 
 __all__ = [
     "OFFSETS",
@@ -81,7 +82,6 @@ __all__ = [
     "matrix_to_svd",
     "matrix_to_symmetric",
     "quaternion_to_matrix",
-    "random_rotations",
     "reduced_columns_of",
     "reduced_gram_schmidt",
     "rotation_vector_to_matrix",

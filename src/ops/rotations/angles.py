@@ -1,4 +1,4 @@
-"""The angle between two rotations, and rotations at random."""
+"""The angle between two rotations."""
 
 import math
 
@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .quaternions import quaternion_to_matrix
 from .vectors import length
 
 
@@ -26,17 +25,3 @@ def geodesic_distance(
     cosine = (product.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
     far = torch.atan2(torch.where(near, 1, sine), torch.where(near, 0, cosine))
     return torch.where(near, 2 * torch.arcsin(torch.where(near, chord, 0)), far)
-
-
-def random_rotations(
-    count: int,
-    *,
-    generator: torch.Generator | None = None,
-    dtype: torch.dtype = torch.float64,
-    device: torch.device | str = "cpu",
-) -> Float[Tensor, "count 3 3"]:
-    """Rotations drawn from the Haar measure, (count, 3, 3), as normalised Gaussian quaternions.
-
-    The angle has the density (1 - cos t)/pi: small angles are rare, unlike with a uniform angle about a random axis.
-    """
-    return quaternion_to_matrix(torch.randn(count, 4, generator=generator, dtype=dtype, device=device))

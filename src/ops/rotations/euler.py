@@ -73,9 +73,14 @@ def _check_order(order: str) -> None:
 def euler_to_matrix(angles: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
     """`R_x(e_0) R_z(e_2) R_y(e_1)`, the order of the code released with arXiv 1812.07035; e_i is about axis i."""
     check_last("the angles", angles, 3)
-    return angles_to_matrix(angles[..., [0, 2, 1]], "xzy")
+    return angles_to_matrix(_swapped(angles), "xzy")
 
 
 def matrix_to_euler(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3"]:
     """The right inverse of `euler_to_matrix`. ValueError: not a rotation."""
-    return matrix_to_angles(matrix, "xzy")[..., [0, 2, 1]]
+    return _swapped(matrix_to_angles(matrix, "xzy"))
+
+
+def _swapped(angles: Tensor) -> Tensor:
+    first, second, third = angles.unbind(-1)  # not by a list of indices, which would be copied to the device
+    return torch.stack([first, third, second], -1)

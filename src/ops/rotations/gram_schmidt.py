@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .vectors import SHORTEST, check_last, check_rotation, length, unit
+from ..lie.checks import check_rotation
+from .vectors import SHORTEST, check_last, length, unit
 
 PARALLEL = 8.0  # in units of the type's resolution: a shorter rest of a unit column is rounding noise
 
@@ -45,9 +46,9 @@ def gram_schmidt(x: Float[Tensor, "*batch numbers"], n: int = 3) -> Float[Tensor
 def _next(column: Tensor, basis: Tensor, axes: Tensor) -> Tensor:
     """The part of the column that is perpendicular to the basis, as a unit vector, or the fallback."""
     rest = _perpendicular(unit(column)[0], basis)
-    present = length(rest.detach()) > PARALLEL * torch.finfo(column.dtype).eps
+    absent = length(rest.detach()) <= PARALLEL * torch.finfo(column.dtype).eps
     spare = axes[basis.detach().square().sum(-1).argmin(-1)]
-    rest = unit(torch.where(present, rest, _perpendicular(spare, basis.detach())))[0]
+    rest = unit(torch.where(absent, _perpendicular(spare, basis.detach()), rest))[0]
     # Once more: of a short rest, rounding has left a part along the basis.
     return unit(_perpendicular(rest, basis))[0]
 
@@ -70,8 +71,8 @@ def cross(columns: Float[Tensor, "*batch n n-1"]) -> Float[Tensor, "*batch n"]:
         signs = torch.tensor(sign, dtype=form.dtype, device=form.device)
         form = (form[..., before] * columns[..., degree - 1][..., factor] * signs).sum(-1)
     # The subset without axis i stands, in order, at the place n - 1 - i.
-    signs = torch.tensor([(-1.0) ** (n - 1 - i) for i in range(n)], dtype=form.dtype, device=form.device)
-    return form.flip(-1) * signs
+    odd = torch.arange(n - 1, -1, -1, device=form.device) % 2
+    return form.flip(-1) * (1 - 2 * odd)
 
 
 @functools.lru_cache
@@ -139,5 +140,5 @@ def _check_steps(n: int, steps: int) -> None:
 
 def _scales(like: Tensor, n: int, steps: int) -> Tensor:
     """What a projected column is multiplied by, (steps, n)."""
-    rows = [[math.sqrt(2) + (row != n - 1 - j) for row in range(n)] for j in range(steps)]
-    return torch.tensor(rows, dtype=like.dtype, device=like.device)
+    row = torch.arange(n, device=like.device)
+    return math.sqrt(2) + (row != n - 1 - row[:steps, None]).to(like.dtype)

@@ -9,8 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..lie.checks import check_rotation
+from ..lie.layout import matrix as matrix_of
 from .quaternions import matrix_to_quaternion, quaternion_to_matrix
-from .vectors import check_last, check_rotation
+from .vectors import check_last
 
 GAP = 16.0  # in units of the type's resolution: smaller gaps are taken for none
 
@@ -77,8 +79,9 @@ def symmetric_to_matrix(x: Float[Tensor, "*batch 10"]) -> Float[Tensor, "*batch 
     """
     check_last("the representation", x, 10)
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    place = torch.tensor([0, 1, 2, 3, 1, 4, 5, 6, 2, 5, 7, 8, 3, 6, 8, 9], device=x.device)
-    lowest = _LowestEigenvector.apply(wide[..., place].unflatten(-1, (4, 4)))
+    a, b, c, d, e, f, g, h, i, j = wide.unbind(-1)
+    symmetric = matrix_of([[a, b, c, d], [b, e, f, g], [c, f, h, i], [d, g, i, j]])
+    lowest = _LowestEigenvector.apply(symmetric)
     return quaternion_to_matrix(lowest).to(x.dtype)  # type: ignore[arg-type]
 
 

@@ -11,22 +11,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .vectors import arctan2, arctanh, check_last, check_rotation, half_angle, length, unit
+from ..lie import so3
+from ..lie.checks import check_rotation
+from .vectors import arctan2, arctanh, check_last, length, unit
 
 
 def quaternion_to_matrix(q: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 3 3"]:
     """The rotation `v -> q v q*/|q|^2`. A quaternion shorter than 1e-8 gives the identity, without gradient."""
     check_last("the quaternion", q, 4)
     q, present = unit(q)
-    w, x, y, z = torch.where(present, q, torch.eye(4, dtype=q.dtype, device=q.device)[0]).unbind(-1)
-    ww, xx, yy, zz = w * w, x * x, y * y, z * z
-    # Without the 1 of `1 - 2 (yy + zz)`: rounding of |q| then scales the matrix, and does not shear it.
-    rows = [
-        [ww + xx - yy - zz, 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), ww - xx + yy - zz, 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), ww - xx - yy + zz],
-    ]
-    return torch.stack([entry for row in rows for entry in row], -1).unflatten(-1, (3, 3))
+    return so3.from_quaternion(torch.where(present, q, torch.eye(4, dtype=q.dtype, device=q.device)[0]))
 
 
 def matrix_to_quaternion(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 4"]:
@@ -35,21 +29,8 @@ def matrix_to_quaternion(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "
     Accurate at all angles; it jumps where w changes sign, at rotations by pi. ValueError: not a rotation.
     """
     check_rotation(matrix)
-    q = _quaternion(matrix)
+    q = so3.to_quaternion(matrix)
     return torch.where(q[..., :1] < 0, -q, q)
-
-
-def _quaternion(matrix: Tensor) -> Tensor:
-    (a, b, c), (d, e, f), (g, h, i) = (row.unbind(-1) for row in matrix.unbind(-2))
-    products = [
-        [1 + a + e + i, h - f, c - g, d - b],
-        [h - f, 1 + a - e - i, b + d, c + g],
-        [c - g, b + d, 1 - a + e - i, f + h],
-        [d - b, c + g, f + h, 1 - a - e + i],
-    ]
-    outer = torch.stack([entry for row in products for entry in row], -1).unflatten(-1, (4, 4))
-    longest = outer.detach().diagonal(dim1=-2, dim2=-1).argmax(-1)[..., None, None]
-    return unit(outer.take_along_dim(longest, -2).squeeze(-2))[0]
 
 
 def matrix_to_half_quaternion(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 4"]:
@@ -58,25 +39,20 @@ def matrix_to_half_quaternion(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tens
     Its map to matrices is that of the quaternion. ValueError: not a rotation.
     """
     check_rotation(matrix)
-    q = _quaternion(matrix)
+    q = so3.to_quaternion(matrix)
     return torch.where(q[..., 3:] < 0, -q, q)
 
 
 def rotation_vector_to_matrix(vector: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
     """`exp [v]x`, the rotation by |v| radians about v."""
     check_last("the rotation vector", vector, 3)
-    cosine, sine = half_angle(vector)
-    return quaternion_to_matrix(torch.cat([cosine, sine * vector], -1))
+    return so3.exp(vector)
 
 
 def matrix_to_rotation_vector(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3"]:
     """Angle times axis, the angle in [0, pi]. Accurate near 0 and pi. ValueError: not a rotation."""
-    q = matrix_to_quaternion(matrix)
-    w, v = q[..., :1], q[..., 1:]
-    sine = length(v)
-    small = sine < 1e-6
-    factor = 2 * torch.atan2(sine, w) / torch.where(small, 1, sine)
-    return torch.where(small, 2 / torch.where(small, w, 1), factor) * v
+    check_rotation(matrix)
+    return so3.log(matrix)
 
 
 def axis_angle_to_matrix(x: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 3 3"]:
@@ -111,7 +87,7 @@ def hopf_to_matrix(x: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
 def matrix_to_hopf(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3"]:
     """The coordinates with all angles in their intervals. ValueError: not a rotation."""
     check_rotation(matrix)
-    q = _quaternion(matrix)
+    q = so3.to_quaternion(matrix)
     w, x, y, z = torch.where(q[..., 1:2] < 0, -q, q).unbind(-1)
     t = 2 * torch.atan2(length(torch.stack([y, z], -1)), length(torch.stack([w, x], -1))).squeeze(-1)
     half = arctan2(x, w)
