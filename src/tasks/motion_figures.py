@@ -40,7 +40,8 @@ class MotionFigures(pl.Callback):
     models, which a single process cannot evaluate.
 
     Args:
-        samples: how many systems or samples are drawn, spread evenly over the first batch; 1 to 6.
+        samples: how many are drawn, spread evenly over the first batch (of trajectories over the half of it that goes
+            farthest); 1 to 6.
 
     Raises:
         ValueError: `samples` out of range.
@@ -112,6 +113,13 @@ def _spread(count: int, samples: int) -> Tensor:
     return torch.arange(taken) * count // max(taken, 1)
 
 
+def _moving(past: Tensor, future: Tensor, counts: Tensor) -> Tensor:
+    """Indices of the half of the samples whose agents go farthest, ascending: who stands still shows nothing."""
+    way = (future[:, :, -1] - past[:, :, -1]).norm(dim=-1)
+    way = torch.where(counts, way, 0).sum(1) / counts.sum(1).clamp(min=1)
+    return way.argsort(descending=True, stable=True)[: (len(way) + 1) // 2].sort().values
+
+
 def _draw_particles(
     task: ParticleForecast, pairs: list[tuple[Batch, Tensor]], samples: int, folder: Path
 ) -> list[Path]:
@@ -157,7 +165,7 @@ def _draw_trajectories(
             if "present" in batch:  # padding is not drawn
                 past = torch.where(batch["present"][:, :, None, None], past, torch.nan)
             parts = (past, y, heads, counts, best)
-            chosen = _spread(len(y), samples)
+            chosen = _moving(past, y, counts)[_spread((len(y) + 1) // 2, samples)]
             draw_trajectories(*(part[chosen] for part in parts), path=folder / "trajectories.png")
     draw_horizon(torch.cat(ours), torch.cat(lines), folder / "horizon.png", heads=task.heads)
     return [folder / "trajectories.png", folder / "horizon.png"]
@@ -238,7 +246,7 @@ def _square(axes: Any, points: Float[Tensor, "points 2"]) -> None:
     if not len(points):
         return
     low, high = points.amin(0), points.amax(0)
-    half = max(0.65 * float((high - low).max()), 1e-6)
+    half = max(0.65 * float((high - low).max()), 1e-3 * float(points.abs().max()), 1e-6)
     for limits, middle in zip((axes.set_xlim, axes.set_ylim), ((low + high) / 2).tolist(), strict=True):
         limits(middle - half, middle + half)
 

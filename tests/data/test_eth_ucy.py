@@ -159,6 +159,9 @@ def test_faults_of_a_table(tmp_path, text, sentence):
     path.write_text(text)
     with pytest.raises(DataError, match=sentence):
         read_tracks(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="cannot read .*a.csv"):
+        read_tracks(path)
 
 
 @pytest.mark.parametrize(

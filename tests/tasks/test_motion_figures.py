@@ -74,8 +74,9 @@ def particles():
 
 
 def tracks():
-    """Three agents that go straight on at twice their speed; of some samples the last one is padding, or leaves."""
-    pos = noise(COUNT, 3, 4, 2).cumsum(2)
+    """Three agents that go straight on at twice their speed, fast in every second sample; of the first sample the last
+    one is padding, of the second it leaves."""
+    pos = noise(COUNT, 3, 4, 2).cumsum(2) * (1 + 19 * (torch.arange(COUNT) % 2 == 0))[:, None, None, None]
     vel = torch.cat([pos[:, :, 1:2] - pos[:, :, :1], pos.diff(dim=2)], 2)
     y = pos[:, :, -1:] + 2 * torch.arange(1, 4)[:, None] * vel[:, :, -1:]
     present, known = torch.ones(2, COUNT, 3, dtype=torch.bool)
@@ -175,10 +176,10 @@ def test_what_is_shown_of_trajectories(tmp_path, monkeypatch):
     assert best.tolist() == [1, 1]
     assert past[0, 2].isnan().all() and past[0, :2].isfinite().all() and past[1].isfinite().all()
     assert counts.tolist() == [[True, True, False], [True, True, True]]
-    torch.testing.assert_close(future, made["y"][[0, 2]])
+    torch.testing.assert_close(future, made["y"][[0, 2]])  # the faster half of the first batch of four
     torch.testing.assert_close(heads[1, 1], future[1])
     ours, straight, _ = horizon
-    torch.testing.assert_close(ours, torch.zeros(COUNT, 3), rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours, torch.zeros(COUNT, 3), rtol=0, atol=1e-4)
     speed = made["vel"][:, :, -1].norm(dim=-1)
     counted = torch.tensor([2, 2] + [3] * 8)
     speed[:2, 2] = 0
