@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ..ops.symmetry import parse_group, parse_rep
 from ..testing import equivariance_error
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -38,6 +39,13 @@ class EquivarianceStudy:
     batch: int = 8
     elements: int = 16
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        parse_group(self.group)
+        for rep in (*self.reps_in, self.reps_out):
+            parse_rep(rep)
+        if self.batch < 1 or self.elements < 1:
+            raise ValueError(f"batch={self.batch}, elements={self.elements}: each must be at least 1")
 
     def __call__(self) -> dict[str, float]:
         torch.manual_seed(self.seed)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from ..errors import ConfigError, DataError
-from ..ops.lie import so3
+from ..models.equivariant.particles import ParticleModel
+from ..ops.lie import so2, so3
 from .base import Batch, Task
 
 SEED = 0  # of the test's rotations and of the turned baseline: the same in every run
@@ -60,10 +61,14 @@ class MotionTask(Task):
         pos = batch["pos"]
         return rotated(batch, uniform_rotations(len(pos), pos.shape[-1], device=pos.device))
 
-    def turned(self, batch: Batch) -> Batch:
-        """A test batch under the rotations that belong to its places."""
+    def rotations(self, batch: Batch) -> Tensor:
+        """The rotations that belong to the places of a test batch."""
         pos, generator = batch["pos"], torch.Generator().manual_seed(SEED)
-        return rotated(batch, uniform_rotations(len(pos), pos.shape[-1], generator=generator))
+        return uniform_rotations(len(pos), pos.shape[-1], generator=generator).to(pos.device)
+
+    def turned(self, batch: Batch) -> Batch:
+        """A test batch under its rotations."""
+        return rotated(batch, self.rotations(batch))
 
     def add(self, stage: str, name: str, values: Tensor, batch: Batch) -> None:
         """Values of the samples of a batch, to a mean of the stage."""
@@ -82,7 +87,8 @@ class ParticleForecast(MotionTask):
     | metric | meaning |
     |---|---|
     | `val/mse`, `test/mse` | mean over samples, particles and components |
-    | `test/mse_rotated` | the same of the test samples under a random rotation each, compared with the rotated `y` |
+    | `test/mse_rotated` | the same of the test samples under a random rotation R each, compared with the rotated `y` |
+    | `test/rotation_error` | root of mean square of f(R x) - R f(x), over that of the displacement f(x) - x |
 
     Args:
         model: (pos, vel, charge) to the shape of `y`.
@@ -106,32 +112,71 @@ class ParticleForecast(MotionTask):
         rotated: bool = True,
         augment_rotations: bool = False,
     ):
-        test = ("mse", "mse_rotated") if rotated else ("mse",)
+        test = ("mse", "mse_rotated", "deviation", "displacement") if rotated else ("mse",)
         super().__init__(
             model, optim=optim, scheduler=scheduler, metrics={"val": ("mse",), "test": test}, rotated=rotated,
             augment_rotations=augment_rotations,
         )  # fmt: skip
+
+    def check_sizes(self, sizes: Mapping[str, Any]) -> None:
+        """Raises ValueError where the model wants trajectories."""
+        if hasattr(self.model, "history"):
+            raise ValueError(
+                f"{type(self.model).__name__} takes trajectories, this task has one state of each particle"
+            )
 
     def inputs_of(self, batch: Batch) -> tuple[Tensor, ...]:
         """`pos`, `vel` and `charge`."""
         return _taken(batch, "pos", "vel", "charge")
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        return {"mse": self._errors(self.seen(batch)).mean()}
+        batch = self.seen(batch)
+        return {"mse": _mean_square(self._output(batch) - batch["y"]).mean()}
 
     def update_metrics(self, batch: Batch, stage: str) -> None:
-        self.add(stage, "mse", self._errors(batch), batch)
+        output = self._output(batch)
+        self.add(stage, "mse", _mean_square(output - batch["y"]), batch)
         if stage == "test" and self.rotated:
-            self.add(stage, "mse_rotated", self._errors(self.turned(batch)), batch)
+            rotations = self.rotations(batch)
+            turned = rotated(batch, rotations)
+            again = self._output(turned)
+            self.add(stage, "mse_rotated", _mean_square(again - turned["y"]), batch)
+            self.add(stage, "deviation", _mean_square(again - rotate(output, rotations)), batch)
+            self.add(stage, "displacement", _mean_square(output - batch["pos"]), batch)
 
-    def _errors(self, batch: Batch) -> Tensor:
-        """Mean squared error of every sample."""
+    def metrics_of(self, stage: str) -> dict[str, Any]:
+        found = super().metrics_of(stage)
+        if "deviation" in found:
+            found["rotation_error"] = _RootRatio(found.pop("deviation"), found.pop("displacement"))
+        return found
+
+    def _output(self, batch: Batch) -> Tensor:
         output, y = self.model(*self.inputs_of(batch)), batch["y"]
         if output.shape != y.shape:
             raise ConfigError(
                 f"task: the model gives {tuple(output.shape)}, the targets are {tuple(y.shape)}"
             )
-        return (output - y).square().flatten(1).mean(1)
+        return output
+
+
+def _mean_square(difference: Tensor) -> Tensor:
+    """Of every sample."""
+    return difference.square().flatten(1).mean(1)
+
+
+class _RootRatio:
+    """The root of the ratio of two means; 0 where the first is."""
+
+    def __init__(self, first: Any, second: Any):
+        self.first, self.second = first, second
+
+    def compute(self) -> Tensor:
+        first, second = self.first.compute(), self.second.compute()
+        return torch.where(first == 0, first, first / second).sqrt()
+
+    def reset(self) -> None:
+        self.first.reset()
+        self.second.reset()
 
 
 class TrajectoryForecast(MotionTask):
@@ -194,7 +239,11 @@ class TrajectoryForecast(MotionTask):
         self.heads, self.ego_only = heads, ego_only
 
     def check_sizes(self, sizes: Mapping[str, Any]) -> None:
-        """Raises ValueError where the model says that it has other steps than the data, or other heads."""
+        """Raises ValueError where the model says that it has other steps than the data, other heads, or one state."""
+        if isinstance(self.model, ParticleModel):
+            raise ValueError(
+                f"{type(self.model).__name__} takes one state of each particle, this task has trajectories"
+            )
         for name, wanted in {**sizes, "heads": self.heads}.items():
             own = getattr(self.model, name, wanted) if name in ("history", "horizon", "heads") else wanted
             if own != wanted:
@@ -313,24 +362,18 @@ def uniform_rotations(
     if d == 3:
         return so3.random((count,), generator, torch.float64, device)
     angle = 2 * math.pi * torch.rand(count, dtype=torch.float64, generator=generator, device=device)
-    return plane_rotations(angle)
-
-
-def plane_rotations(angle: Float[Tensor, " count"]) -> Float[Tensor, "count 2 2"]:
-    """Anticlockwise, in radians."""
-    cos, sin = angle.cos(), angle.sin()
-    return torch.stack([cos, -sin, sin, cos], 1).view(-1, 2, 2)
+    return so2.matrix(so2.exp(angle[:, None]))
 
 
 def rotated(batch: Batch, rotations: Float[Tensor, "batch d d"]) -> Batch:
     """The batch with `pos`, `vel` and `y` of every sample rotated about the origin."""
-    moved, transposed = {}, rotations.to(batch["pos"]).mT
-    for name in ("pos", "vel", "y"):
-        tensor = batch[name]
-        moved[name] = tensor @ transposed.reshape(
-            len(rotations), *[1] * (tensor.ndim - 3), *rotations.shape[1:]
-        )
-    return {**batch, **moved}
+    return {**batch, **{name: rotate(batch[name], rotations) for name in ("pos", "vel", "y")}}
+
+
+def rotate(tensor: Tensor, rotations: Float[Tensor, "batch d d"]) -> Tensor:
+    """(batch, ..., d), every sample by its own rotation."""
+    shape = (len(rotations), *[1] * (tensor.ndim - 3), *rotations.shape[1:])
+    return tensor @ rotations.to(tensor).mT.reshape(shape)
 
 
 def constant_velocity(
@@ -346,6 +389,6 @@ def turned_velocity(
 ) -> Float[Tensor, "batch turned agents steps 2"]:
     """The last difference turned by each of 20 fixed angles, and continued."""
     angles = math.radians(DEGREES) * np.random.default_rng(SEED).standard_normal(TURNED)
-    turns = plane_rotations(torch.from_numpy(angles)).to(pos)
+    turns = so2.matrix(so2.exp(torch.from_numpy(angles)[:, None])).to(pos)
     lines = constant_velocity(pos, steps) - pos[:, :, -1:]
     return pos[:, None, :, -1:] + lines[:, None] @ turns.mT[:, None]

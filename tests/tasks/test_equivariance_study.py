@@ -32,3 +32,10 @@ def test_errors_in_both_precisions():
 def test_a_model_without_examples():
     with pytest.raises(ValueError, match="Identity has no example_inputs"):
         EquivarianceStudy(nn.Identity, "O(3)", ("vector",), "vector")()
+
+
+def test_words_that_are_none_are_told_at_construction():
+    with pytest.raises(ValueError, match=r"group is 'SU\(3\)'"):
+        EquivarianceStudy(Scale, "SU(3)", ("vector",), "vector")
+    with pytest.raises(ValueError, match="neither one of"):
+        EquivarianceStudy(Scale, "O(3)", ("vektor",), "vector")

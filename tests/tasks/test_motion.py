@@ -13,6 +13,7 @@ from eigenzoo.data.module import TensorData
 from eigenzoo.errors import ConfigError, DataError
 from eigenzoo.harness.determinism import StepNoise
 from eigenzoo.harness.export import probe_output
+from eigenzoo.models.equivariant.particle_baselines import LinearMotion
 from eigenzoo.tasks.motion import (
     ParticleForecast,
     TrajectoryForecast,
@@ -85,12 +86,34 @@ def distances(output, y):
     return np.linalg.norm(output.detach().double().numpy() - y.double().numpy(), axis=-1)
 
 
+def test_the_rotation_error_is_that_of_the_displacement():
+    batch = particles(count=64)
+    batch["pos"], batch["vel"], shift = batch["pos"] * 100, batch["vel"], 0.7
+    task = ParticleForecast(Linear(0.0, constant=shift), optim=OPTIM)
+    turned = task.rotations(batch).float()
+    # f(x) = x + c: f(R x) - R f(x) = c - R c, and the displacement is c
+    c = torch.full((64, 5, 3), shift) * batch["charge"]
+    moved = torch.einsum("bij,bnj->bni", turned, c)
+    wanted = ((c - moved).square().mean() / c.square().mean()).sqrt().item()
+    assert evaluate(task, [batch])["rotation_error"] == pytest.approx(wanted, rel=1e-3)
+
+
+def test_models_of_the_other_kind_are_told_before_data_are_read():
+    model = LinearMotion()
+    model.history = 20  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(ValueError, match="LinearMotion takes trajectories"):
+        ParticleForecast(model, optim=OPTIM).check_sizes({})
+    with pytest.raises(ValueError, match="LinearMotion takes one state"):
+        TrajectoryForecast(LinearMotion(), optim=OPTIM).check_sizes({})
+
+
 def test_particles_by_hand():
     batch, task = particles(), ParticleForecast(Linear(), optim=OPTIM)
     wanted = float((batch["pos"] + 0.5 * batch["vel"] - batch["y"]).square().mean())
     assert task.losses(batch)["mse"].item() == pytest.approx(wanted)
     assert evaluate(task, [batch], "val") == pytest.approx({"mse": wanted})
     found = evaluate(task, [batch])
+    assert found.pop("rotation_error") < 1e-6
     assert found == pytest.approx({"mse": wanted, "mse_rotated": wanted}) and task.monitor == "val/mse"
     assert [t is batch[k] for t, k in zip(task.inputs_of(batch), ("pos", "vel", "charge"), strict=True)]
     assert set(evaluate(ParticleForecast(Linear(), optim=OPTIM, rotated=False), [batch])) == {"mse"}
