@@ -8,9 +8,13 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from .ops.symmetry import Rep, act, parse_group, parse_rep, random_element
 
@@ -97,6 +101,48 @@ def assert_device_follows(module: nn.Module, inputs: tuple, device: str, toleran
     assert output.shape == reference.shape, f"the shape is {tuple(output.shape)} on {device}"
     if output.device.type != "meta":
         assert_close(output.cpu(), reference, tolerance, f"cpu and {device}")
+
+
+def assert_stays_on_device(module: nn.Module, inputs: tuple) -> None:
+    """The forward pass makes no tensor on the CPU when module and inputs are elsewhere (on `meta`).
+
+    On CUDA such a tensor is copied to the device, which waits for it, and cannot be captured in a graph. An index that
+    is a list of numbers is copied too, but escapes this check.
+    """
+    found: list[str] = []
+    with _copied(module) as twin, torch.no_grad():
+        twin.to("meta")
+        moved = [x.to("meta") for x in inputs]
+        with _HostTensors(found), _HostData(found):
+            twin(*moved)
+    assert not found, f"tensors on the CPU in {sorted(set(found))}"
+
+
+class _HostTensors(TorchDispatchMode):
+    """Notes the operations that read or write a tensor on the CPU."""
+
+    def __init__(self, found: list[str]) -> None:
+        super().__init__()
+        self.found = found
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if any(isinstance(x, Tensor) and x.device.type == "cpu" for x in tree_leaves((args, kwargs, result))):
+            self.found.append(str(func))
+        return result
+
+
+class _HostData(TorchFunctionMode):
+    """Notes the calls that make a tensor of Python's numbers, whose copy to the device no dispatch sees."""
+
+    def __init__(self, found: list[str]) -> None:
+        super().__init__()
+        self.found = found
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        if func in (torch.tensor, torch.as_tensor, torch.from_numpy, Tensor.new_tensor):
+            self.found.append(func.__name__)
+        return func(*args, **(kwargs or {}))
 
 
 def assert_compiles(module: nn.Module, batches: Iterable[tuple], tolerance: float = 1e-4) -> None:

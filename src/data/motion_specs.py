@@ -28,12 +28,14 @@ ETH_UCY: dict[str, Any] = {
 }
 
 
-def _simulated(name: str, train: int, citation: str, url: str, note: str) -> dict[str, Any]:
+def _generated(
+    name: str, train: int, citation: str, url: str, note: str, *, val: int = 2000, test: int = 2000
+) -> dict[str, Any]:
     return {
         "name": name,
         "source": "generated",
         "revision": "generated from a seed",
-        "sizes": {"train": train, "val": 2000, "test": 2000},
+        "sizes": {split: n for split, n in (("train", train), ("val", val), ("test", test)) if n},
         "licence": "free: made on the machine",
         "citation": citation,
         "url": url,
@@ -44,11 +46,40 @@ def _simulated(name: str, train: int, citation: str, url: str, note: str) -> dic
 
 _EGNN = ("Satorras et al., EGNN, ICML 2021, arXiv 2102.09844", "https://arxiv.org/abs/2102.09844")
 _EQMOTION = ("Xu et al., EqMotion, CVPR 2023, arXiv 2303.10876", "https://arxiv.org/abs/2303.10876")
+_CONTINUITY = (
+    "Zhou et al., Continuity of rotations, CVPR 2019, arXiv 1812.07035",
+    "https://arxiv.org/abs/1812.07035",
+)
+_FREEDOM = (
+    "Xie et al., The Price of Freedom, ICML 2025, arXiv 2506.13523",
+    "https://arxiv.org/abs/2506.13523",
+)
+_FRAMES = ("Puny et al., Frame Averaging, ICLR 2022, arXiv 2110.03336", "https://arxiv.org/abs/2110.03336")
 MOTION: tuple[dict[str, Any], ...] = (
-    _simulated("nbody", 3000, *_EGNN, "five charged particles, state to positions one unit of time later"),
-    _simulated("nbody_trajectories", 5000, *_EQMOTION, "five charged particles, 20 frames to the next 20"),
-    _simulated(
+    _generated("nbody", 3000, *_EGNN, "five charged particles, state to positions one unit of time later"),
+    _generated("nbody_trajectories", 5000, *_EQMOTION, "five charged particles, 20 frames to the next 20"),
+    _generated(
         "spring_trajectories", 5000, *_EQMOTION, "five particles joined by springs, 20 frames to the next 20"
+    ),
+    _generated(
+        "rotations", 0, *_CONTINUITY, "uniform rotation matrices, to be given back", val=0, test=100000
+    ),
+    _generated(
+        "rigid_clouds", 0, *_CONTINUITY, "50 objects of 128 points, and the same turned", val=0, test=10000
+    ),
+    _generated(
+        "skeleton_poses", 0, *_CONTINUITY, "joint positions of a skeleton of 20 joints", val=0, test=10000
+    ),
+    _generated(
+        "tetris",
+        8,
+        *_FREEDOM,
+        "eight pieces of four points in random poses",
+        val=64,
+        test=256,
+    ),
+    _generated(
+        "surfaces", 1200, *_FRAMES, "ellipsoids and tori of 128 points, to their normals", val=150, test=150
     ),
     ETH_UCY,
 )

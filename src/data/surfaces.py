@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..ops.rotations import quaternion_to_matrix
 from .generated import GeneratedData
 
 ROTATIONS = ("I", "z", "SO3")
@@ -121,13 +122,7 @@ def rotations(rng: np.random.Generator, count: int, which: str) -> np.ndarray:
         quaternions[:] = (1, 0, 0, 0)
     if which == "z":
         quaternions[:, 1:3] = 0
-    w, x, y, z = (quaternions / np.linalg.norm(quaternions, axis=1, keepdims=True)).T
-    rows = (
-        (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
-        (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
-        (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
-    )
-    return np.stack([np.stack(row, -1) for row in rows], 1)
+    return quaternion_to_matrix(torch.from_numpy(quaternions)).numpy()
 
 
 def sphere(rng: np.random.Generator, count: int, points: int) -> Cloud:

@@ -160,5 +160,5 @@ def gaunt(l1: int, l2: int, l3: int) -> Float64[Tensor, "order1 order2 order3"]:
     """The integrals over the sphere of `Y_{l1 m1} Y_{l2 m2} Y_{l3 m3}`, orthonormal real harmonics; maybe all zero."""
     factor = gaunt_factor(l1, l2, l3)
     if factor == 0:
-        return torch.zeros(2 * l1 + 1, 2 * l2 + 1, 2 * l3 + 1, dtype=torch.float64)
+        return torch.zeros(2 * l1 + 1, 2 * l2 + 1, 2 * l3 + 1, dtype=torch.float64, device="cpu")
     return factor * _real_3j(l1, l2, l3)

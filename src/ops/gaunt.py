@@ -166,7 +166,8 @@ def _cached_plan(
 
 def _dense_tensor(l1: int, l2: int, l3: int) -> Tensor:
     """G (components1, components2, components3) in closed form, float64."""
-    result = torch.zeros(components(l1), components(l2), components(l3), dtype=torch.float64)
+    sizes = components(l1), components(l2), components(l3)
+    result = torch.zeros(sizes, dtype=torch.float64, device="cpu")
     spans = [slice(n * n, (n + 1) ** 2) for n in range(max(l1, l2, l3) + 1)]
     for a in range(l1 + 1):
         for b in range(l2 + 1):

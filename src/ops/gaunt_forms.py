@@ -8,9 +8,7 @@ from torch import Tensor
 
 from .sphere import SphereGrid, components, spherical_harmonics
 
-CHUNK_BYTES = (
-    2**18
-)  # values of one chunk: they stay in the cache, and the allocator has pages of that size at hand
+CHUNK_BYTES = 2**18  # of values in one chunk: they stay in the cache, the allocator has such pages at hand
 
 
 class Dense(NamedTuple):
@@ -96,16 +94,16 @@ def separable_transform(degree: int, grid: SphereGrid, *, weighted: bool = False
     )  # alpha = 0: sines vanish, cosines are 1
     if weighted:
         along = along * grid.weights.view(-1, angles)[:, :1]
-    legendre = torch.zeros(orders, orders, len(grid.nodes), dtype=torch.float64)
-    spread = torch.zeros(orders, 2, orders, dtype=torch.long)
-    gather = torch.zeros(components(degree), dtype=torch.long)
-    places = torch.arange(spread.numel()).view_as(spread)
+    legendre = torch.zeros(orders, orders, len(grid.nodes), dtype=torch.float64, device="cpu")
+    spread = torch.zeros(orders, 2, orders, dtype=torch.long, device="cpu")
+    gather = torch.zeros(components(degree), dtype=torch.long, device="cpu")
+    places = torch.arange(spread.numel(), device="cpu").view_as(spread)
     for n in range(orders):
         for m in range(-n, n + 1):
             legendre[abs(m), n] = along[:, n * n + n + abs(m)]
             spread[abs(m), int(m < 0), n] = n * n + n + m
             gather[n * n + n + m] = places[abs(m), int(m < 0), n]
-    m_alpha = torch.arange(orders, dtype=torch.float64)[:, None] * grid.angles
+    m_alpha = torch.arange(orders, dtype=torch.float64, device="cpu")[:, None] * grid.angles
     trigonometric = torch.stack([m_alpha.cos(), m_alpha.sin()], 1).flatten(0, 1)
     return Separable(
         legendre.repeat_interleave(2, 0), trigonometric.mT.contiguous(), spread.flatten(), gather
@@ -245,12 +243,12 @@ def fourier_tables(l1: int, l2: int, l3: int, n: int) -> Fourier:
     """The tables of `Fourier` on n x n points, n even and above 2 (l1 + l2); float64."""
     both = l1 + l2
     table = _fourier_coefficients(both, n)
-    used = torch.fft.fftfreq(n, 1 / n).abs() <= both
+    used = torch.fft.fftfreq(n, 1 / n, device="cpu").abs() <= both
     inside = used[:, None] & used
-    inverse = torch.zeros(n, n, components(both), dtype=torch.complex128)
+    inverse = torch.zeros(n, n, components(both), dtype=torch.complex128, device="cpu")
     inverse[inside] = torch.linalg.pinv(table[:, inside])
     half = n // 2 + 1
-    twice = torch.full((half, 1), 2.0, dtype=torch.float64)
+    twice = torch.full((half, 1), 2.0, dtype=torch.float64, device="cpu")
     twice[0] = 1  # the column v = 0 is its own mirror
     back = (
         inverse[:, :half, : components(l3)] * twice
@@ -265,7 +263,7 @@ def fourier_tables(l1: int, l2: int, l3: int, n: int) -> Fourier:
 
 def _fourier_coefficients(degree: int, n: int) -> Tensor:
     """(components, n, n): the coefficients of every harmonic on the torus, in the order of the FFT."""
-    angle = 2 * math.pi / n * torch.arange(n, dtype=torch.float64)
+    angle = 2 * math.pi / n * torch.arange(n, dtype=torch.float64, device="cpu")
     theta, phi = torch.meshgrid(angle, angle, indexing="ij")
     points = torch.stack([theta.sin() * phi.sin(), theta.cos(), theta.sin() * phi.cos()], -1)
     return torch.fft.fft2(spherical_harmonics(degree, points).movedim(-1, 0)) / n**2

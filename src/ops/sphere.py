@@ -23,6 +23,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .lie.checks import check_rotation
+
 NORMALISATIONS = ("integral", "component", "norm")
 
 
@@ -118,7 +120,12 @@ def _factors(degree: int, like: Tensor) -> tuple[Tensor, Tensor]:
     a = [math.sqrt((4 * n - 1) / (n - m * m)) for m in range(degree)]
     before = (degree - 1) ** 2
     b = [math.sqrt((before - m * m) / (4 * before - 1)) for m in range(degree - 1)]
-    return like.new_tensor(a), like.new_tensor(b)
+    return _filled(a, like), _filled(b, like)
+
+
+def _filled(values: list[float], like: Tensor) -> Tensor:
+    """The numbers as a tensor, written on its device: a copy from the host would wait for it."""
+    return torch.stack([like.new_full((), value) for value in values]) if values else like.new_empty(0)
 
 
 def _with_azimuth(associated: Tensor, points: Tensor, powers: tuple[list[Tensor], list[Tensor]]) -> Tensor:
@@ -184,7 +191,11 @@ def wigner_d(
     Args:
         rotation: orthogonal matrices; improper ones too.
         parity: 1 or -1, of the representation under inversion; None: the natural one, (-1)^l.
+
+    Raises:
+        ValueError: a matrix that is not orthogonal, NaN included.
     """
+    check_rotation(rotation, improper=True)
     grid = sphere_grid(2 * degree)
     r = rotation.detach().double()
     points, weights = grid.points.to(r.device), grid.weights.to(r.device)
@@ -194,24 +205,3 @@ def wigner_d(
     if parity is not None and parity != (-1) ** degree:
         result = result * torch.linalg.det(r)[..., None, None].sign()
     return result.to(rotation.dtype)
-
-
-def to_channels(
-    x: Float[Tensor, "*batch size"], channels: int
-) -> Float[Tensor, "*batch channels components"]:
-    """From e3nn's order of `C x (0 + 1 + .. + L)`, degree by degree, to (..., C, (L + 1)^2).
-
-    Raises:
-        ValueError: a size that is not C (L + 1)^2.
-    """
-    if x.shape[-1] % channels:
-        raise ValueError(f"{x.shape[-1]} features are not a multiple of {channels} channels")
-    degree = degree_of(x.shape[-1] // channels)
-    parts = x.split([channels * (2 * n + 1) for n in range(degree + 1)], -1)
-    return torch.cat([part.unflatten(-1, (channels, -1)) for part in parts], -1)
-
-
-def from_channels(x: Float[Tensor, "*batch channels components"]) -> Float[Tensor, "*batch size"]:
-    """The inverse of `to_channels`."""
-    degree = degree_of(x.shape[-1])
-    return torch.cat([part.flatten(-2) for part in x.split([2 * n + 1 for n in range(degree + 1)], -1)], -1)

@@ -22,13 +22,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .angular import wigner_3j, wigner_3j_scalar, wigner_9j
-from .sphere import spherical_harmonics
+from .sphere import check_degree, spherical_harmonics
 
 
 def slots(degree: int) -> tuple[int, ...]:
     """The l of the vector harmonics of degree j: j - 1, j, j + 1; of degree 0 only 1."""
-    if degree < 0:
-        raise ValueError(f"degree is {degree}, it must be at least 0")
+    check_degree(degree)
     return (1,) if degree == 0 else (degree - 1, degree, degree + 1)
 
 

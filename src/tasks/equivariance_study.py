@@ -48,7 +48,11 @@ class EquivarianceStudy:
             raise ValueError(f"batch={self.batch}, elements={self.elements}: each must be at least 1")
 
     def __call__(self) -> dict[str, float]:
-        torch.manual_seed(self.seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return self._errors()
+
+    def _errors(self) -> dict[str, float]:
         model = self.model().eval()
         if not hasattr(model, "example_inputs"):
             raise ValueError(f"model: {type(model).__name__} has no example_inputs, so it cannot be asked")

@@ -81,7 +81,7 @@ class FrameInvariance:
         return found | {"permutation": self._permutation(rng, x)}
 
     def _permutation(self, rng: np.random.Generator, x: Tensor) -> float:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             net = FrameAveraged(PointNet(3, 3, dim=16), output="vector").double().eval()
         order = torch.from_numpy(rng.permutation(self.points))
@@ -178,7 +178,7 @@ class GraphSeparation:
             "frames/single": sum(size == 1 for size in sizes) / len(sizes),
             "frames/median": float(median(sizes)),
         }
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             found["frames/violations"] = float(_violations(graphs[::2], {}))
             found["frames/violations_ungrouped"] = float(_violations(graphs[::2], {"gap": 0.0}))
@@ -236,7 +236,7 @@ def group_elements(rng: np.random.Generator, count: int, group: str) -> tuple[Te
 
 def averaged_networks(points: int, group: str, seed: int) -> list[FrameAveraged]:
     """An invariant and an equivariant MLP, float64, in evaluation."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         nets = [
             FrameAveraged(CloudMLP(points, 3), group),

@@ -5,11 +5,10 @@ arXiv 2401.10216. The routes are those of `ops.gaunt`; the peer is e3nn's `Tenso
 paths with weights g^2.
 """
 
-import statistics
-import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,12 +17,12 @@ from torch import Tensor
 from ..models.arguments import check_sizes
 from ..ops.angular import gaunt_factor
 from ..ops.gaunt import gaunt_plan, gaunt_product
-from ..ops.sphere import components, spherical_harmonics, wigner_d
+from ..ops.sphere import check_degree, components, spherical_harmonics, wigner_d
+from .timing import medians, one_thread
 
 ON_GRIDS = ("grid", "separable", "fourier")
 LARGEST_PEER = 11  # degree of e3nn's 3j symbols
 LARGEST_DENSE = 5  # degree from which on the whole tensor is out of proportion
-WARM_UP = 3
 SINGLE, DOUBLE = torch.float32, torch.float64
 
 
@@ -54,8 +53,7 @@ class GauntParity:
 
     def __post_init__(self) -> None:
         check_sizes(samples=self.samples)
-        if self.degree < 0:
-            raise ValueError(f"degree is {self.degree}, it must be at least 0")
+        check_degree(self.degree)
 
     def __call__(self) -> dict[str, float]:
         generator = torch.Generator().manual_seed(self.seed)
@@ -155,12 +153,8 @@ class GauntSpeed:
             raise ValueError(f"degree_out is {self.degree_out}, it must be in 0 .. {2 * self.degree}")
 
     def __call__(self) -> dict[str, float]:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        with one_thread():
             return self._measure()
-        finally:
-            torch.set_num_threads(threads)
 
     def _measure(self) -> dict[str, float]:
         generator = torch.Generator().manual_seed(self.seed)
@@ -170,9 +164,12 @@ class GauntSpeed:
             for n in (self.degree, self.degree, degree_out)
         )
         products = self._products(degree_out)
-        found = {f"{name}_ms": ms for name, ms in self._medians(products, _forward(x, y)).items()}
-        trained = self._medians(products, _with_gradients(x, y, direction))
-        found |= {f"{name}_train_ms": ms for name, ms in trained.items()}
+        found: dict[str, float] = {}
+        for suffix, call in (("ms", _forward(x, y)), ("train_ms", _with_gradients(x, y, direction))):
+            times = medians(
+                {name: partial(call, product) for name, product in products.items()}, self.repetitions
+            )
+            found |= {f"{name}_{suffix}": value for name, value in times.items()}
         if "e3nn" in products:
             found["difference"] = _relative(products["auto"](x, y), products["e3nn"](x, y).double())
         return found
@@ -185,17 +182,6 @@ class GauntSpeed:
         if degree_out <= LARGEST_PEER:
             found["e3nn"] = peer_product(self.degree, degree_out)
         return found
-
-    def _medians(
-        self, products: Mapping[str, Callable[[Tensor, Tensor], Tensor]], call: Callable[[Callable], Any]
-    ) -> dict[str, float]:
-        times: dict[str, list[float]] = {name: [] for name in products}
-        for _ in range(WARM_UP + self.repetitions):
-            for name, product in products.items():
-                start = time.perf_counter()
-                call(product)
-                times[name].append(1e3 * (time.perf_counter() - start))
-        return {name: statistics.median(column[WARM_UP:]) for name, column in times.items()}
 
 
 def _planned(degree: int, degree_out: int, route: str) -> Callable[[Tensor, Tensor], Tensor]:

@@ -29,6 +29,7 @@ from .ssm_figures import show
 MAX_SAMPLES = 6
 LIMIT = 10_000  # samples behind a histogram or a curve: the test itself has had them all
 BINS = 40
+BELOW = "outside lower left"  # of a legend
 SIGNS = ((1, "charge +", COLOURS[1]), (-1, "charge −", COLOURS[0]), (0, "no charge", COLOURS[5]))
 
 
@@ -40,8 +41,8 @@ class MotionFigures(pl.Callback):
     models, which a single process cannot evaluate.
 
     Args:
-        samples: how many are drawn, spread evenly over the first batch (of trajectories over the half of it that goes
-            farthest); 1 to 6.
+        samples: how many are drawn, spread evenly over the first batch, of trajectories over the quarter that goes
+            farthest; 1 to 6.
 
     Raises:
         ValueError: `samples` out of range.
@@ -114,10 +115,10 @@ def _spread(count: int, samples: int) -> Tensor:
 
 
 def _moving(past: Tensor, future: Tensor, counts: Tensor) -> Tensor:
-    """Indices of the half of the samples whose agents go farthest, ascending: who stands still shows nothing."""
+    """Indices of the quarter of the samples whose agents go farthest, ascending: who stands still shows nothing."""
     way = (future[:, :, -1] - past[:, :, -1]).norm(dim=-1)
     way = torch.where(counts, way, 0).sum(1) / counts.sum(1).clamp(min=1)
-    return way.argsort(descending=True, stable=True)[: (len(way) + 1) // 2].sort().values
+    return way.argsort(descending=True, stable=True)[: -(-len(way) // 4)].sort().values
 
 
 def _draw_particles(
@@ -151,23 +152,20 @@ def _draw_rotations(
 def _draw_trajectories(
     task: TrajectoryForecast, pairs: list[tuple[Batch, Tensor]], samples: int, folder: Path
 ) -> list[Path]:
-    ours, lines = [], []
-    for index, (batch, output) in enumerate(pairs):
-        y, counts = batch["y"], counted(batch, ego_only=task.ego_only)
-        heads = output.view(len(y), task.heads, *y.shape[1:])
-        distances = over_agents((heads - y[:, None]).norm(dim=-1), counts)
-        best = distances.mean(-1).argmin(1)
-        ours.append(distances[torch.arange(len(best)), best])
-        straight = constant_velocity(batch["pos"], y.shape[2])
-        lines.append(over_agents((straight - y).norm(dim=-1)[:, None], counts)[:, 0])
-        if index == 0:
-            past = batch["pos"]
-            if "present" in batch:  # padding is not drawn
-                past = torch.where(batch["present"][:, :, None, None], past, torch.nan)
-            parts = (past, y, heads, counts, best)
-            chosen = _moving(past, y, counts)[_spread((len(y) + 1) // 2, samples)]
-            draw_trajectories(*(part[chosen] for part in parts), path=folder / "trajectories.png")
-    draw_horizon(torch.cat(ours), torch.cat(lines), folder / "horizon.png", heads=task.heads)
+    batch = {name: torch.cat([b[name] for b, _ in pairs]) for name in pairs[0][0]}
+    past, y, counts = batch["pos"], batch["y"], counted(batch, ego_only=task.ego_only)
+    heads = torch.cat([output for _, output in pairs]).view(len(y), task.heads, *y.shape[1:])
+    distances = over_agents((heads - y[:, None]).norm(dim=-1), counts)
+    best = distances.mean(-1).argmin(1)
+    straight = constant_velocity(past, y.shape[2])
+    lines = over_agents((straight - y).norm(dim=-1)[:, None], counts)[:, 0]
+    if "present" in batch:  # padding is not drawn
+        past = torch.where(batch["present"][:, :, None, None], past, torch.nan)
+    chosen = _moving(past, y, counts)
+    chosen = chosen[_spread(len(chosen), samples)]
+    drawn = (past, y, heads, counts, best)
+    draw_trajectories(*(part[chosen] for part in drawn), path=folder / "trajectories.png")
+    draw_horizon(distances[torch.arange(len(y)), best], lines, folder / "horizon.png", heads=task.heads)
     return [folder / "trajectories.png", folder / "horizon.png"]
 
 
@@ -236,7 +234,7 @@ def _system_legend(drawn: Any, charge: Tensor) -> None:
     ]
     signs = set(charge.sign().flatten().tolist())
     marks += [mark(label, "s", color=colour) for sign, label, colour in SIGNS if sign in signs]
-    drawn.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False, fontsize=8)
+    drawn.legend(handles=marks, loc=BELOW, ncols=len(marks), frameon=False, fontsize=8)
 
 
 def _square(axes: Any, points: Float[Tensor, "points 2"]) -> None:
@@ -317,9 +315,7 @@ def draw_trajectories(
             ahead = future[number][counts[number]]
             _square(axes, torch.cat([past[number].flatten(0, 1), ahead.flatten(0, 1)])[:, :2])
         handles = _trajectory_legend(heads.shape[1])
-        drawn.legend(
-            handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8
-        )
+        drawn.legend(handles=handles, loc=BELOW, ncols=len(handles), frameon=False, fontsize=8)
 
 
 def _draw_track(axes: Any, past: Tensor, future: Tensor, known: bool) -> None:

@@ -1,23 +1,24 @@
 """What tensor products cost, and how many paths they have (Xie et al., ICML 2025, arXiv 2506.13523).
 
 Three patterns of one channel: `mimo`, all degrees 0..L in both inputs to all up to 2L; `simo`, degree L in both inputs
-to all up to 2L; `siso`, degree L in both inputs to degree L (L + 1 for odd L, as no
-Gaunt product has 3 L odd).
+to all up to 2L; `siso`, degree L in both inputs to degree L (L + 1 for odd L: no Gaunt
+product has the path of an odd sum 3 L).
 """
 
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from statistics import median
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..models.equivariant.clebsch_gordan import ClebschGordanProduct
 from ..models.equivariant.gaunt_product import GauntTensorProduct
 from ..models.equivariant.matrix_product import MatrixProduct
-from ..models.equivariant.tensor_product import TensorProduct
+from ..models.equivariant.tensor_product import TensorProduct, name_of
 from ..models.equivariant.vector_product import VectorSphericalProduct
+from ..ops.sphere import check_degree
+from .timing import medians, one_thread
 
 PATTERNS = ("mimo", "simo", "siso")
 FOURIER_LIMIT = 8  # the tables of higher degrees do not fit
@@ -59,12 +60,8 @@ class ProductSpeed:
 
     @torch.no_grad()
     def __call__(self) -> dict[str, float]:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            times = timed(self._calls(), self.repeats)
-        finally:
-            torch.set_num_threads(threads)
+        with one_thread():
+            times = medians(self._calls(), self.repeats)
         outputs = len(degrees_of(self.degree, self.pattern)[1])
         per_output = {f"{name}_us_per_output": 1e3 * value / outputs for name, value in times.items()}
         return {f"{name}_ms": value for name, value in times.items()} | per_output
@@ -77,23 +74,7 @@ class ProductSpeed:
             torch.randn(self.batch, irreps.dim, generator=generator)
             for irreps in (first.irreps_in1, first.irreps_in2)
         ]
-        return {name: _call(product, inputs) for name, product in made.items()}
-
-
-def _call(product: nn.Module, inputs: list[Tensor]) -> Callable[[], Tensor]:
-    return lambda: product(*inputs)
-
-
-def timed(calls: Mapping[str, Callable[[], Tensor]], repeats: int) -> dict[str, float]:
-    """Median milliseconds of every call, in turns, after three that are not counted."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(repeats + 3):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if turn >= 3:
-                times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: median(values) for name, values in times.items()}
+        return {name: partial(product, *inputs) for name, product in made.items()}
 
 
 def degrees_of(degree: int, pattern: str) -> tuple[list[int], list[int]]:
@@ -125,7 +106,7 @@ def products(degree: int, pattern: str) -> dict[str, TensorProduct]:
 
 
 def _irreps(degrees: Iterable[int], *, natural: bool) -> str:
-    return "+".join(f"1x{l}{'eo'[l % 2 if natural else 0]}" for l in degrees)
+    return "+".join(f"1x{name_of((l, (-1) ** l if natural else 1))}" for l in degrees)
 
 
 @dataclass(frozen=True)
@@ -137,9 +118,15 @@ class PathCounts:
 
     Args:
         degree: L.
+
+    Raises:
+        ValueError: a negative degree.
     """
 
     degree: int
+
+    def __post_init__(self) -> None:
+        check_degree(self.degree)
 
     def __call__(self) -> dict[str, float]:
         degrees = range(self.degree + 1)

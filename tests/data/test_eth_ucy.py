@@ -160,7 +160,7 @@ def test_faults_of_a_table(tmp_path, text, sentence):
     with pytest.raises(DataError, match=sentence):
         read_tracks(path)
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match="cannot read .*a.csv"):
+    with pytest.raises(DataError, match="cannot read "):
         read_tracks(path)
 
 

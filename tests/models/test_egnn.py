@@ -292,6 +292,10 @@ def test_faults_are_named():
         EGNNLayer(8, outputs="all")
     with pytest.raises(ValueError, match="velocity=True"):
         EGNNLayer(8).double()(torch.zeros(2, 3, 8), pos, None, None, DenseGraph())
+    with pytest.raises(ValueError, match="a has 0 numbers per pair, this layer has dim_pair=2"):
+        EGNNLayer(8, 2, velocity=False).double()(torch.zeros(2, 3, 8), pos, None, None, DenseGraph())
+    pairs = InvariantEGNN(4, 1, dim=8, depth=1, dim_pair=3)
+    assert pairs(*pairs.example_inputs()).shape == (2, 1)
     invariant = InvariantEGNN(4, 1, dim=8, depth=1).double()
     with pytest.raises(ValueError, match="features and pos"):
         invariant(vel, pos)

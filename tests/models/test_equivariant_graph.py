@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import jaxtyping
 import pytest
 import torch
 from torch import Tensor
@@ -83,6 +84,7 @@ def test_pyg_data_is_read_by_its_attributes():
         (lambda: EdgeGraph(torch.tensor([[0, 1], [1, 7]]), 3), r"edge 1 is \[1, 7\], nodes are 0 .. 2"),
         (lambda: EdgeGraph(torch.tensor([[-1], [1]]), 3), r"edge 0 is \[-1, 1\]"),
         (lambda: EdgeGraph(torch.zeros(2, 0, dtype=torch.long), 0), "the graph is empty"),
+        (lambda: PairLinear(3, 2, 5)(torch.randn(2, 4, 3), None, DenseGraph()), "e is None, dim_pair=2"),
         (lambda: EdgeGraph(torch.tensor([[0], [1]]), 3, torch.tensor([0, 0])), "each of the 3 nodes"),
         (lambda: EdgeGraph.from_data(SimpleNamespace(edge_index=None, num_nodes=2)), "no edge_index"),
         (lambda: check_finite(pos=torch.tensor([[0.0, 1.0], [2.0, float("nan")]])), r"pos .* index \[1, 1\]"),
@@ -91,6 +93,16 @@ def test_pyg_data_is_read_by_its_attributes():
 def test_what_a_graph_refuses(make, sentence: str):
     with pytest.raises(ValueError, match=sentence):
         make()
+
+
+def test_edges_are_two_rows_of_whole_numbers(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # which would refuse them before
+    for edges, sentence in (
+        (torch.zeros(5, 2).long(), r"int64 \(5, 2\)"),
+        (torch.zeros(2, 5), r"float32 \(2, 5\)"),
+    ):
+        with pytest.raises(ValueError, match=f"edge_index must hold whole numbers .* got torch.{sentence}"):
+            EdgeGraph(edges, 3)
 
 
 class Still(ParticleModel):
@@ -104,6 +116,11 @@ def test_what_particle_models_refuse():
         model(pos[0], vel[0], charge[0])
     with pytest.raises(ValueError, match="it has no nodes"):
         model(pos[:, :0], vel[:, :0], charge[:, :0])
+    flat = [x.flatten(0, 1) for x in (pos, vel, charge)]
+    with pytest.raises(ValueError, match="the edges are of 5 nodes, the positions of 10"):
+        model(*flat, EdgeGraph(torch.tensor([[0], [4]]), 5))
+    with pytest.raises(ValueError, match=r"present is of \(systems, nodes\) = \(2, 4\)"):
+        model(pos, vel, charge, DenseGraph(torch.ones(2, 4, dtype=torch.bool)))
     pos[1, 2, 0] = float("inf")
     with pytest.raises(ValueError, match=r"pos is NaN or infinite, first at index \[1, 2, 0\]"):
         model(pos, vel, charge)
@@ -116,4 +133,6 @@ def test_constants_stay_exact_through_casts():
     assert torch.equal(tables.double().get_buffer("third"), third)
     assert torch.equal(tables.float().table("third", third), third)
     assert tables.float().cpu().get_buffer("third").dtype == torch.float32  # a move is no cast
+    assert tables.to(torch.float32).table("third", torch.ones(1).bfloat16()).dtype == torch.bfloat16
+    assert torch.equal(tables.bfloat16().table("third", torch.ones(1)), third.float())
     assert tables.to("meta").get_buffer("third").is_meta

@@ -123,6 +123,21 @@ def test_point_networks_follow_the_order_of_the_points(backbone: type):
     testing.assert_close(model(x[:, order]), model(x)[:, order], 1e-12)
 
 
+def test_nothing_is_copied_from_the_host():
+    for net in (FAGNN(6, 2), FAPointNet(3, 3, dim=4), DGCNN(3, 3, dim=4), GIN(2, identities=5)):
+        testing.assert_stays_on_device(net, net.example_inputs())
+
+
+def test_points_that_see_none_are_finite():
+    torch.manual_seed(0)
+    one = torch.tensor([[True, False, False, False]])
+    with torch.no_grad():
+        nets = DGCNN(3, 3, dim=8), PointNet(3, 3, dim=8), PointNet(3, 2, dim=8, per_point=False)
+        for net in nets:
+            for present in (one, ~one & one):
+                assert net(torch.randn(1, 4, 3), present).abs().max() < 100
+
+
 def test_edge_convolutions_are_those_of_the_concatenation():
     torch.manual_seed(0)
     net = DGCNN(3, 2, dim=4, depth=1, neighbours=2).double()
@@ -298,15 +313,16 @@ def test_nodes_of_graphs_get_equivariant_outputs():
 
 def test_absent_nodes_of_graphs_do_not_matter():
     torch.manual_seed(0)
-    graphs = hexagon_and_triangles()
-    padded = torch.ones(2, 8, 8).double()
-    padded[:, 1:7, 1:7] = graphs
-    present = ((torch.arange(8) > 0) & (torch.arange(8) < 7)).expand(2, -1)
-    model = FrameAveraged(GIN(4, identities=8), "S_n", inputs=("matrix",)).double()
+    edge = torch.ones(2, 2) - torch.eye(2)
+    graphs = torch.stack([torch.eye(4).roll(1, 0) + torch.eye(4).roll(-1, 0), torch.block_diag(edge, edge)])
+    padded = torch.ones(2, 6, 6).double()
+    padded[:, 1:5, 1:5] = graphs
+    present = ((torch.arange(6) > 0) & (torch.arange(6) < 5)).expand(2, -1)
+    model = FrameAveraged(GIN(4, identities=6), "S_n", inputs=("matrix",)).double()
     found = model(padded, present=present)
-    small = torch.zeros(2, 8, 8).double()
-    small[:, :6, :6] = graphs
-    wanted = model(small, present=(torch.arange(8) < 6).expand(2, -1))
+    small = torch.zeros(2, 6, 6).double()
+    small[:, :4, :4] = graphs
+    wanted = model(small, present=(torch.arange(6) < 4).expand(2, -1))
     testing.assert_close(found, wanted, 1e-12)
 
 
@@ -349,6 +365,18 @@ def test_bad_inputs():
         model(torch.full((1, 4, 3), torch.nan))
     with pytest.raises(ValueError, match=r"gives \(batch, \.\., 3\), it gives \(2, 2\)"):
         model(torch.randn(2, 4, 3))
+    broken = torch.zeros(1, 4, 3)
+    broken[0, 2, 1] = torch.nan
+    for net in (CloudMLP(4, 2), PointNet(3, 3), DGCNN(3, 3)):
+        with pytest.raises(ValueError, match=r"x is NaN or infinite, first at index \[0, 2, 1\]"):
+            net(
+                torch.zeros(1, 4, 3).index_put(
+                    (torch.tensor(0), torch.tensor(2), torch.tensor(1)), torch.tensor(torch.nan)
+                )
+            )
+    for sizes in ({"dim_in": 0}, {"identities": 0}):
+        with pytest.raises(ValueError, match="=0: must be at least 1"):
+            GIN(3, **sizes)
     with pytest.raises(ValueError, match="dim=10"):
         FAGNN(10)
     with pytest.raises(ValueError, match="3 coordinates, got 2"):

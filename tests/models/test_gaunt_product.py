@@ -147,6 +147,8 @@ def test_paths_that_do_not_exist_are_refused(paths, match, kind):
 def test_full_takes_a_choice_of_paths():
     product = GauntTensorProduct("2x0e+3x1o", "2x1o", kind="full", paths=[(1, -1, 1, -1, 2, 1)])
     assert str(product.irreps_out) == "6x2e" and product.paths == ((1, -1, 1, -1, 2, 1),)
+    with pytest.raises(ValueError, match="one into 2e, which irreps_out 1x0e does not have"):
+        GauntTensorProduct("2x0e+3x1o", "2x1o", "1x0e", kind="full", paths=[(1, -1, 1, -1, 2, 1)])
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,7 @@ def test_a_convolution_is_its_equations():
     for i, o, q, c in itertools.product(range(4), range(5), range(5), range(3)):
         z = sum((conv.spatial.weight[c] @ phi[0, i, j, o]) * f[0, j, o, c] for j in range(4))
         wanted[0, i, q, c] += (conv.fibre.weight[c] @ fibre[o, q]) * z / 5
-    testing.assert_close(conv(f, Neighbourhood(DenseGraph(), 4), phi, fibre), wanted + conv.bias, 1e-12)
+    testing.assert_close(conv(f, Neighbourhood(DenseGraph(), f), phi, fibre), wanted + conv.bias, 1e-12)
 
 
 @pytest.mark.parametrize("orientations", [0, 8])
@@ -223,7 +223,8 @@ def test_calibration_is_kept_by_the_state():
 def test_calibration_leaves_kernels_of_nothing_alone():
     conv, phi = SeparableConv(3, 4).train(), torch.zeros(1, 2, 2, 5, 4)
     before = copy.deepcopy(conv)
-    y = conv(torch.zeros(1, 2, 5, 3), Neighbourhood(DenseGraph(), 2), phi, torch.randn(5, 5, 4))
+    f = torch.zeros(1, 2, 5, 3)
+    y = conv(f, Neighbourhood(DenseGraph(), f), phi, torch.randn(5, 5, 4))
     assert torch.equal(conv.factors, torch.ones(2)) and torch.equal(y, torch.zeros_like(y))
     assert torch.equal(conv.spatial.weight, before.spatial.weight)
 
@@ -302,6 +303,9 @@ def same_place() -> object:
         (lambda: particles(5, 2)(*(x.float() for x in systems())), "in 2 dimensions"),
         (lambda: core(-1)(*molecule()[:3]), "EdgeGraph"),
         (lambda: core(5)(*molecule()[:3], edges(1, 5)), "edges are of 5 nodes, the positions of 6"),
+        (lambda: core(-1)(*molecule()[:3], EdgeGraph(torch.zeros(2, 0).long(), 6)), "the graph has none"),
+        (lambda: core(-1)(*molecule()[:3], edges(1, 5)), "edges are of 5 nodes, the positions of 6"),
+        (lambda: core(5)(*(x / 0 for x in molecule()[:3]), molecule()[3]), "scalars is NaN or infinite"),
         (same_place, "length 0"),
     ],
 )
@@ -316,4 +320,6 @@ def test_types_devices_and_batches(orientations: int):
     testing.assert_dtype_follows(model, model.example_inputs(2), torch.bfloat16)
     testing.assert_device_follows(model, model.example_inputs(2), "meta")
     testing.assert_batch_independent(model, model.example_inputs(3))
+    testing.assert_stays_on_device(model, model.example_inputs(2))
+    model = particles(orientations)  # a scale of 1e-6 may drown in rounding
     testing.assert_all_submodules_matter(model, model.example_inputs(2))

@@ -32,6 +32,15 @@ def test_it_is_equivariant_and_every_weight_learns(product: str, degree: int):
     testing.assert_equivariant(model, "E(3) x S(n)", REPS, "point", double=1e-11)
 
 
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_nothing_is_copied_from_the_host(product: str):
+    for model in (
+        SEGNN(PRODUCTS[product], dim=2, degree=2, depth=1),
+        ShapeClassifier(PRODUCTS[product], dim=2),
+    ):
+        testing.assert_stays_on_device(model, model.example_inputs(1))
+
+
 def test_edges_give_what_pairs_give():
     torch.manual_seed(0)
     model = SEGNN(ClebschGordanProduct, dim=4, depth=1).double()

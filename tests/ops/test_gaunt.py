@@ -221,3 +221,12 @@ def test_dense_plan_is_the_closed_form():
 def test_bad_input_is_refused(call):
     with pytest.raises(ValueError):
         call(torch.randn(2, 4))
+
+
+@pytest.mark.parametrize("route", ["grid", "separable", "fourier", "dense"])
+def test_tables_are_made_on_the_cpu_whatever_the_default_device(route):
+    with torch.device("meta"):
+        plan = gaunt_plan(2, 3, 4, route=route)
+    x, y = torch.randn(3, 9, dtype=torch.float64), torch.randn(3, 16, dtype=torch.float64)
+    assert plan.device.type == "cpu"
+    assert relative(gaunt_product(x, y, plan=plan), gaunt_product(x, y, 4, route="dense")) < 1e-12

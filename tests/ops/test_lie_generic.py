@@ -86,6 +86,15 @@ def test_bad_composites(members, message: str):
         Composite(*members)
 
 
+def test_what_does_not_fit_a_composite_is_refused():
+    group = Composite(se2, 2)
+    x = group.exp(torch.zeros(5))
+    with pytest.raises(ValueError, match="tau has 4 numbers, the members have 5"):
+        group.exp(torch.zeros(4))
+    with pytest.raises(ValueError, match="there are 1 blocks, one is needed for each of 2"):
+        group.compose(x, x[:1])
+
+
 def test_random_rotations_are_uniform():
     r = so3.random((20000,), torch.Generator().manual_seed(0), torch.float64)
     lie.check_rotation(r, tolerance=1e-14)

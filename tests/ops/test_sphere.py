@@ -3,17 +3,13 @@ import warnings
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from eigenzoo.ops.sphere import (
     components,
     degree_of,
     exact_sizes,
-    from_channels,
     sphere_grid,
     spherical_harmonics,
-    to_channels,
     wigner_d,
 )
 
@@ -109,21 +105,20 @@ def test_wigner_d_is_a_representation():
     torch.testing.assert_close(both[0] @ both[1], both[2], rtol=0, atol=1e-13)
 
 
+def test_wigner_d_refuses_what_is_not_orthogonal():
+    matrices = torch.stack([orthogonal(1), -orthogonal(2), 1.1 * orthogonal(3)])
+    assert wigner_d(1, matrices[:2]).isfinite().all()
+    with pytest.raises(ValueError, match=r"matrix \[2\] is not a rotation: \|R\^T R - I\| is 0.21"):
+        wigner_d(1, matrices)
+    with pytest.raises(ValueError, match="NaN"):
+        wigner_d(1, float("nan") * matrices[0])
+
+
 @pytest.mark.parametrize("parity", [1, -1])
 def test_wigner_d_of_either_parity_under_inversion(parity):
     for degree in (1, 2):
         inversion = wigner_d(degree, -torch.eye(3).double(), parity=parity)
         torch.testing.assert_close(inversion, parity * torch.eye(2 * degree + 1).double(), rtol=0, atol=1e-13)
-
-
-@given(st.integers(0, 4), st.integers(1, 5))
-@settings(max_examples=15, deadline=None)
-def test_channels_go_there_and_back(degree, channels):
-    x = torch.randn(2, channels * components(degree))
-    stacked = to_channels(x, channels)
-    assert stacked.shape == (2, channels, components(degree))
-    torch.testing.assert_close(from_channels(stacked), x, rtol=0, atol=0)
-    torch.testing.assert_close(stacked[:, :, 0], x[:, :channels], rtol=0, atol=0)  # the scalars come first
 
 
 @pytest.mark.parametrize(
@@ -133,7 +128,6 @@ def test_channels_go_there_and_back(degree, channels):
         lambda: spherical_harmonics(1, torch.zeros(2)),
         lambda: spherical_harmonics(1, torch.zeros(3), normalisation="unit"),
         lambda: degree_of(5),
-        lambda: to_channels(torch.zeros(9), 2),
     ],
 )
 def test_bad_input_is_refused(call):

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .tensor_product import IrrepsLike, as_irreps
+from .irreps_layers import join_degrees, split_degrees
+from .tensor_product import IrrepsLike, Kind, as_irreps
 
 
 class Channels:
@@ -18,7 +19,7 @@ class Channels:
     def __init__(self, irreps: IrrepsLike):
         self.irreps: Any = as_irreps(irreps)
         multiplicities = {part.mul for part in self.irreps}
-        self.kinds = [(part.ir.l, part.ir.p) for part in self.irreps]
+        self.kinds: list[Kind] = [(part.ir.l, part.ir.p) for part in self.irreps]
         if len(multiplicities) != 1 or 0 in multiplicities or len(set(self.kinds)) < len(self.kinds):
             raise ValueError(
                 f"irreps {self.irreps}: a channelwise product wants every irrep once and all with one multiplicity"
@@ -29,7 +30,7 @@ class Channels:
         starts = [sum(self.widths[:i]) for i in range(len(self.widths))]
         self.offsets = dict(zip(self.kinds, starts, strict=True))
 
-    def slice(self, kind: tuple[int, int]) -> slice:
+    def slice(self, kind: Kind) -> slice:
         """Where the components of (l, p) lie."""
         return slice(self.offsets[kind], self.offsets[kind] + 2 * kind[0] + 1)
 
@@ -37,14 +38,14 @@ class Channels:
         """(..., C x components) in e3nn's order to (..., C, components)."""
         if self.channels == 1:
             return x.unsqueeze(-2)
-        parts = x.split([self.channels * width for width in self.widths], -1)
-        return torch.cat([part.unflatten(-1, (self.channels, -1)) for part in parts], -1)
+        degrees = [degree for degree, _ in self.kinds]
+        return torch.cat(split_degrees(x, [self.channels] * len(degrees), degrees), -1)
 
     def flatten(self, x: Tensor) -> Tensor:
         """The inverse of `stack`."""
         if self.channels == 1:
             return x.squeeze(-2)
-        return torch.cat([part.flatten(-2) for part in x.split(self.widths, -1)], -1)
+        return join_degrees(x.split(self.widths, -1))
 
 
 def channelwise(first: Channels, second: Channels, out: Channels) -> None:

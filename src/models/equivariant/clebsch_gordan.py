@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from ...ops.angular import wigner_3j
 from ..arguments import check_choice
-from ..constants import Constants
+from ..constants import Constants, Places
 from .channels import Channels, channelwise
-from .tensor_product import IrrepsLike, Path, TensorProduct, allowed_paths, as_irreps
+from .tensor_product import IrrepsLike, Path, TensorProduct, allowed_paths, as_irreps, name_of, reached_kinds
 
 BACKENDS = ("dense", "e3nn")
 
@@ -60,13 +60,7 @@ class ClebschGordanProduct(TensorProduct):
 
 def reached(first: Channels, second: Channels) -> IrrepsLike:
     """C of every irrep in the product of two layouts, by degree."""
-    found = {
-        (l3, p1 * p2)
-        for l1, p1 in first.kinds
-        for l2, p2 in second.kinds
-        for l3 in range(abs(l1 - l2), l1 + l2 + 1)
-    }
-    return as_irreps([(first.channels, kind) for kind in sorted(found, key=lambda k: (k[0], -k[1]))])
+    return as_irreps([(first.channels, kind) for kind in reached_kinds(first.irreps, second.irreps)])
 
 
 def chosen_paths(
@@ -75,7 +69,8 @@ def chosen_paths(
     """The paths asked for, or all.
 
     Raises:
-        ValueError: a path that is not between these irreps or that equivariance does not allow; none at all.
+        ValueError: a path that is not between these irreps or that equivariance does not allow; none at all; an irrep
+            of the output that none reaches.
     """
     allowed = allowed_paths(first.irreps, second.irreps, out.irreps)
     wanted = allowed if paths is None else tuple(tuple(path) for path in paths)
@@ -83,6 +78,10 @@ def chosen_paths(
         raise ValueError(f"path {wrong[0]}: not between {first.irreps} and {second.irreps} into {out.irreps}")
     if not wanted:
         raise ValueError(f"no path from {first.irreps} and {second.irreps} into {out.irreps}")
+    if lost := [kind for kind in out.kinds if kind not in {path[4:] for path in allowed}]:
+        raise ValueError(
+            f"irreps_out has {name_of(lost[0])}, which no path from {first.irreps} and {second.irreps} reaches"
+        )
     return wanted  # pyright: ignore[reportReturnType]
 
 
@@ -113,7 +112,7 @@ class _Dense(nn.Module):
         assemble = torch.zeros(columns, out.size, dtype=torch.float64, device="cpu")
         assemble[range(columns), of_component] = 1
         self.tables = Constants({"couplings": table, "assemble": assemble})
-        self.of_path = of_path
+        self.of_path = Places(of_path)
 
     def forward(self, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
         first, second, out = self.layouts
@@ -122,7 +121,7 @@ class _Dense(nn.Module):
         partial = (y @ table.flatten(1)).unflatten(-1, table.shape[1:])  # (..., C or 1, in1, columns)
         shared = second.channels == 1
         terms = x @ partial.squeeze(-3) if shared else (x.unsqueeze(-2) @ partial).squeeze(-2)
-        return out.flatten((terms * weight[self.of_path].mT) @ self.tables.get_buffer("assemble"))
+        return out.flatten((terms * self.of_path(weight).mT) @ self.tables.get_buffer("assemble"))
 
 
 class _Wrapped(nn.Module):

@@ -65,7 +65,7 @@ class EGNNLayer(nn.Module):
         self.messages = Messages(dim, 1 + dim_pair, attention=attention, head=moves)
         self.speed = scalar_net(dim, dim, bias=True) if velocity and moves else None
         self.update = None if outputs == "positions" else FeatureUpdate(dim)
-        self.normalise, self.tanh, self.aggregation = normalise, tanh, aggregation
+        self.dim_pair, self.normalise, self.tanh, self.aggregation = dim_pair, normalise, tanh, aggregation
 
     def forward(
         self, h: Tensor, x: Tensor, v: Tensor | None, a: Tensor | None, graph: Graph
@@ -73,8 +73,10 @@ class EGNNLayer(nn.Module):
         """Features (nodes, F), positions and velocities (nodes, d), numbers of pairs to features and positions.
 
         Raises:
-            ValueError: the layer has phi_v, and v is None.
+            ValueError: the layer has phi_v, and v is None; other numbers of pairs than dim_pair.
         """
+        if (given := 0 if a is None else a.shape[-1]) != self.dim_pair:
+            raise ValueError(f"a has {given} numbers per pair, this layer has dim_pair={self.dim_pair}")
         if self.speed is not None and v is None:
             raise ValueError("v is None: this layer has velocity=True")
         difference, squared = pair_distances(x, graph)
@@ -176,7 +178,7 @@ class InvariantEGNN(nn.Module):
     ):
         super().__init__()
         check_sizes(dim_in=dim_in, dim_out=dim_out, dim=dim, depth=depth, dim_pair=dim_pair + 1)
-        self.dim_in = dim_in
+        self.dim_in, self.dim_pair = dim_in, dim_pair
         self.embedding = nn.Linear(dim_in, dim)
         self.layers = nn.ModuleList(
             EGNNLayer(dim, dim_pair, outputs="features", attention=attention) for _ in range(depth)
@@ -194,18 +196,22 @@ class InvariantEGNN(nn.Module):
         """Systems (batch, nodes, ..) of which every pair interacts, or (nodes, ..) with an `EdgeGraph`.
 
         Raises:
-            ValueError: shapes that do not belong together, no node, NaN or infinity.
+            ValueError: shapes that do not belong together, no node, other numbers `a` than dim_pair of every pair, NaN
+                or infinity.
         """
         graph = DenseGraph() if graph is None else graph
         self._check(features, pos, graph)
+        if a is not None:
+            check_finite(a=a)
         h = self.embedding(features)
         for layer in self.layers:
             h, _ = layer(h, pos, None, a, graph)
         return self.readout(graph.pool(self.at_nodes(h)))
 
-    def example_inputs(self, batch: int = 2) -> tuple[Tensor, Tensor]:
+    def example_inputs(self, batch: int = 2) -> tuple[Tensor, ...]:
         """Random systems of five nodes in three dimensions."""
-        return torch.randn(batch, 5, self.dim_in), torch.randn(batch, 5, 3)
+        nodes = torch.randn(batch, 5, self.dim_in), torch.randn(batch, 5, 3)
+        return nodes if not self.dim_pair else (*nodes, torch.randn(batch, 5, 5, self.dim_pair))
 
     def _check(self, features: Tensor, pos: Tensor, graph: Graph) -> None:
         wanted = 3 if isinstance(graph, DenseGraph) else 2

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
+from .graph import trailing
+
 
 class Agents:
     """Which agents of every system there are.
@@ -39,7 +41,7 @@ class Agents:
 
     def fill(self, x: Float[Tensor, "batch agents *rest"]) -> Float[Tensor, "batch agents *rest"]:
         """Zeros in the place of what absent agents hold, whatever that is."""
-        return x if self.present is None else torch.where(_behind(self.present, x), x, 0)
+        return x if self.present is None else torch.where(trailing(self.present, x), x, 0)
 
     def mean(self, x: Float[Tensor, "*heads batch agents d c"]) -> Float[Tensor, "*heads batch 1 d 1"]:
         """The mean over the agents and the last axis."""
@@ -58,7 +60,7 @@ class Agents:
     def sum(self, e: Float[Tensor, "heads batch agents others *rest"]) -> Tensor:
         """The sum over the others that are present, (heads, batch, agents, *rest)."""
         if self.present is not None:
-            e = e * _behind(self.others(self.present[None]).to(e.dtype), e)
+            e = e * trailing(self.others(self.present[None]).to(e.dtype), e)
         return e.sum(3)
 
 
@@ -237,8 +239,3 @@ class FeatureLayer(nn.Module):
         """The nonlinearity of vectors, about their mean."""
         mean = agents.mean(g)
         return vector_relu(*self.directions(g - mean).chunk(2, dim=-1)) + mean
-
-
-def _behind(weights: Tensor, like: Tensor) -> Tensor:
-    """The weights with axes of length 1 behind them, to broadcast against `like`."""
-    return weights.reshape(weights.shape + (1,) * (like.ndim - weights.ndim))

@@ -9,7 +9,7 @@ FA-GNN sees every system from the 8 elements of its frame,
     h_i <- h_i + phi_h([h_i, sum_{j != i} m_ij])
 
 and between layers takes h as H/3 vectors per node, rotates them back, averages over the frame, and sees what comes
-out (less its centre) from the frame of these 20 n points. The published test MSE on charged particles is not
+out (less its centre) from the frame of these n H/3 points. The published test MSE on charged particles is not
 repeated in the released text. All 8 copies are one axis of the tensors here; what belongs to a pair of particles is
 computed once for all of them.
 """
@@ -24,7 +24,7 @@ from ...ops.frames import Frames, covariance_frames
 from ...ops.precision import without_autocast
 from ..arguments import check_choice, check_sizes
 from .frame_averaging import FrameAveraged
-from .graph import Graph, PairLinear
+from .graph import Graph, PairLinear, check_finite
 from .particles import ParticleModel
 
 SPACE = 3  # dimensions of FA-GNN's particles
@@ -53,6 +53,7 @@ class CloudMLP(nn.Module):
             raise ValueError(
                 f"clouds must be (batch, {self.shape[0]}, {self.shape[1]}), got {tuple(x.shape)}"
             )
+        check_finite(x=x)
         return self.net(x.flatten(1))
 
     def example_inputs(self, batch: int = 2) -> tuple[Tensor, ...]:
@@ -337,10 +338,14 @@ def _without_bias(linear: nn.Module) -> None:
 
 
 def _highest(x: Tensor, axis: int, known: Tensor | None) -> Tensor:
-    """The maximum along an axis over what is known."""
-    return (x if known is None else x.masked_fill(~known, torch.finfo(x.dtype).min)).amax(axis)
+    """The maximum along an axis over what is known; 0 where nothing is."""
+    if known is None:
+        return x.amax(axis)
+    found = x.masked_fill(~known, torch.finfo(x.dtype).min).amax(axis)
+    return torch.where(known.any(axis), found, 0)
 
 
 def _check_cloud(x: Tensor, dim_in: int) -> None:
     if x.shape[-1] != dim_in or not x.shape[1]:
         raise ValueError(f"clouds must be (batch, n >= 1, {dim_in}), got {tuple(x.shape)}")
+    check_finite(x=x)

@@ -12,9 +12,9 @@ from ...ops.gaunt import GauntPlan, gaunt_plan, gaunt_product, powers, powers_pl
 from ...ops.sphere import sphere_grid, spherical_harmonics
 from ..constants import Constants
 from .channels import Channels
-from .tensor_product import IrrepsLike, Path, allowed_paths, as_irreps, kinds
+from .irreps_layers import join_degrees, split_degrees
+from .tensor_product import IrrepsLike, Kind, Path, allowed_paths, as_irreps, kinds, name_of
 
-Kind = tuple[int, int]
 SIGNS = (1, -1)
 
 
@@ -28,22 +28,6 @@ def even_paths(irreps_in1: IrrepsLike, irreps_in2: IrrepsLike, irreps_out: Irrep
     return tuple(
         path for path in allowed_paths(irreps_in1, irreps_in2, irreps_out) if sum(path[::2]) % 2 == 0
     )
-
-
-def reached_kinds(irreps_in1: IrrepsLike, irreps_in2: IrrepsLike) -> list[Kind]:
-    """The (l3, p3) in the product of irreps by any path, odd ones too; by degree, even parity first."""
-    found = {
-        (l3, p1 * p2)
-        for l1, p1 in kinds(irreps_in1)
-        for l2, p2 in kinds(irreps_in2)
-        for l3 in range(abs(l1 - l2), l1 + l2 + 1)
-    }
-    return sorted(found, key=lambda kind: (kind[0], -kind[1]))
-
-
-def name_of(kind: Kind) -> str:
-    """As e3nn writes it: `1o`."""
-    return f"{kind[0]}{'e' if kind[1] == 1 else 'o'}"
 
 
 def check_paths(
@@ -62,7 +46,7 @@ def check_paths(
             names = [name_of((path[i], path[i + 1])) for i in (0, 2, 4)]
             raise ValueError(f"path {names[0]} x {names[1]} -> {names[2]}: {reason}")
         checked.append(tuple(path))
-    return tuple(checked)
+    return tuple(dict.fromkeys(checked))
 
 
 def _fault(path: Sequence[int], irreps_in1: IrrepsLike, irreps_in2: IrrepsLike) -> str | None:
@@ -269,8 +253,7 @@ def _shapes(irreps: IrrepsLike) -> list[tuple[int, Kind]]:
 
 def _irreps(x: Tensor, shapes: Sequence[tuple[int, Kind]]) -> list[Tensor]:
     """(..., mul, 2 l + 1) for each."""
-    parts = x.split([mul * (2 * l + 1) for mul, (l, _) in shapes], -1)
-    return [part.unflatten(-1, (mul, 2 * l + 1)) for part, (mul, (l, _)) in zip(parts, shapes, strict=True)]
+    return split_degrees(x, [mul for mul, _ in shapes], [l for _, (l, _) in shapes])
 
 
 def _pair_name(l1: int, l2: int, degrees: Sequence[int]) -> str:
@@ -316,8 +299,8 @@ class PerIrrep(nn.Module):
         outputs = []
         for weight, kind in zip(self.weights, self.kinds, strict=True):
             found = grouped.get(kind) or [x.new_zeros(*x.shape[:-1], 0, 2 * kind[0] + 1)]
-            outputs.append((weight @ torch.cat(found, -2)).flatten(-2))
-        return torch.cat(outputs, -1)
+            outputs.append(weight @ torch.cat(found, -2))
+        return join_degrees(outputs)
 
 
 class FullyConnected(nn.Module):

@@ -36,10 +36,18 @@ from .gaunt_layers import (
     filled,
     of_degree,
     planned_powers,
-    reached_kinds,
     sign,
 )
-from .tensor_product import IrrepsLike, Path, TensorProduct, allowed_paths, as_irreps, kinds
+from .tensor_product import (
+    IrrepsLike,
+    Path,
+    TensorProduct,
+    allowed_paths,
+    as_irreps,
+    kinds,
+    name_of,
+    reached_kinds,
+)
 
 KINDS = ("channelwise", "full", "fully_connected")
 
@@ -127,6 +135,8 @@ def _full(
     first: IrrepsLike, second: IrrepsLike, out: IrrepsLike | None, asked: Sequence[Path] | None
 ) -> Full:
     wanted = _reached(first, second) if out is None else kinds(as_irreps(out))
+    if stray := [path for path in asked or () if out is not None and path[4:] not in wanted]:
+        raise ValueError(f"paths: one into {name_of(stray[0][4:])}, which irreps_out {out} does not have")
     paths = even_paths(first, second, as_irreps([(1, kind) for kind in wanted])) if asked is None else asked
     if not paths:
         raise ValueError(f"no path of even degree sum from {first} and {second} into {out}")

@@ -44,7 +44,10 @@ class GIN(nn.Module):
         identities: int | None = None,
     ):
         super().__init__()
-        check_sizes(dim_out=dim_out, dim_in=dim_in or 1, dim=dim, depth=depth, identities=identities or 1)
+        check_sizes(dim_out=dim_out, dim=dim, depth=depth)
+        check_sizes(
+            dim_in=1 if dim_in is None else dim_in, identities=1 if identities is None else identities
+        )
         self.dim_in, self.eps, self.identities = dim_in, eps, identities
         first = (dim_in or 1) + (identities or 0)
         self.layers = nn.ModuleList(_two_layers(dim if i else first, dim, dim) for i in range(depth))

@@ -37,7 +37,7 @@ class DenseGraph:
 
     def sum(self, m: Tensor) -> Tensor:
         """sum_{j != i} m_ij, (systems, nodes, ...)."""
-        return (m * _trailing(self._weights(m), m)).sum(2)
+        return (m * trailing(self._weights(m), m)).sum(2)
 
     def mean(self, m: Tensor) -> Tensor:
         """The sum divided by the number of senders; 0 where there is none."""
@@ -49,17 +49,17 @@ class DenseGraph:
         if self.present is None:
             return torch.full((), max(1, like.shape[1] - 1), dtype=like.dtype, device=like.device)
         counts = (self.present.sum(1, keepdim=True) - self.present.long()).clamp(min=1)
-        return _trailing(counts.to(like.dtype), like)
+        return trailing(counts.to(like.dtype), like)
 
     def centre(self, x: Tensor) -> Tensor:
         """The mean over the nodes of each system, (systems, 1, ...)."""
         if self.present is None:
             return x.mean(1, keepdim=True)
-        return (self.pool(x) / _trailing(self.present.sum(1).clamp(min=1).to(x.dtype), x[:, 0])).unsqueeze(1)
+        return (self.pool(x) / trailing(self.present.sum(1).clamp(min=1).to(x.dtype), x[:, 0])).unsqueeze(1)
 
     def pool(self, h: Tensor) -> Tensor:
         """The sum over the nodes of each system, (systems, ...)."""
-        return (h if self.present is None else torch.where(_trailing(self.present, h), h, 0)).sum(1)
+        return (h if self.present is None else torch.where(trailing(self.present, h), h, 0)).sum(1)
 
     def _weights(self, m: Tensor) -> Tensor:
         """1 for the pairs that count, (systems or 1, nodes, nodes)."""
@@ -76,7 +76,8 @@ class EdgeGraph:
         system: the number 0, 1, .. of the system that each node belongs to; None: all are of one.
 
     Raises:
-        ValueError: no node, an edge that names one that does not exist, systems that are not numbered from 0.
+        ValueError: no node, an edge that names one that does not exist, an edge index that is not (2, edges) of whole
+            numbers, systems that are not numbered from 0.
     """
 
     def __init__(
@@ -117,13 +118,13 @@ class EdgeGraph:
 
     def neighbours(self, like: Tensor) -> Tensor:
         """Edges that every node receives, at least 1, in the type of `like`, to broadcast against node tensors."""
-        counts = torch.bincount(self.edge_index[1], minlength=self.nodes).clamp(min=1)
-        return _trailing(counts.to(like.dtype), like)
+        counts = _counts(self.edge_index[1], self.nodes).clamp(min=1)
+        return trailing(counts.to(like.dtype), like)
 
     def centre(self, x: Tensor) -> Tensor:
         """The mean over the nodes of its system, for every node."""
-        counts = torch.bincount(self.system, minlength=self.systems).clamp(min=1)
-        mean = self.pool(x) / _trailing(counts.to(x.dtype), x)
+        counts = _counts(self.system, self.systems).clamp(min=1)
+        mean = self.pool(x) / trailing(counts.to(x.dtype), x)
         return mean.index_select(0, self.system)
 
     def pool(self, h: Tensor) -> Tensor:
@@ -148,7 +149,9 @@ class PairLinear(nn.Module):
         self.weight, self.bias = whole.weight, whole.bias
 
     def forward(self, h: Tensor, e: Tensor | None, graph: Graph) -> Tensor:
-        """Node tensors (..., dim) and pair tensors (..., dim_pair) to pair tensors (..., dim_out)."""
+        """Node tensors (..., dim) and pair tensors (..., dim_pair; None for 0) to pair tensors (..., dim_out)."""
+        if (e is None) != (self.dim_pair == 0):
+            raise ValueError(f"e is {'None' if e is None else tuple(e.shape)}, dim_pair={self.dim_pair}")
         of_receiver, of_sender, of_pair = self.weight.split([self.dim, self.dim, self.dim_pair], dim=1)
         received = nn.functional.linear(h, of_receiver, self.bias)
         sent = nn.functional.linear(h, of_sender)
@@ -170,7 +173,22 @@ def check_finite(**tensors: Tensor) -> None:
             raise ValueError(f"{name} is NaN or infinite, first at index {at}")
 
 
+def check_nodes(graph: Graph, nodes: Tensor) -> None:
+    """Raise ValueError unless node tensors of this shape are those of the graph."""
+    if isinstance(graph, EdgeGraph):
+        if graph.nodes != nodes.shape[0]:
+            raise ValueError(f"the edges are of {graph.nodes} nodes, the positions of {nodes.shape[0]}")
+    elif graph.present is not None and graph.present.shape != nodes.shape[:2]:
+        raise ValueError(
+            f"present is of (systems, nodes) = {tuple(graph.present.shape)}, the positions of {tuple(nodes.shape[:2])}"
+        )
+
+
 def _check_edges(edge_index: Tensor, nodes: int, system: Tensor | None) -> None:
+    if edge_index.ndim != 2 or len(edge_index) != 2 or edge_index.dtype not in (torch.int64, torch.int32):
+        raise ValueError(
+            f"edge_index must hold whole numbers (2, edges), got {edge_index.dtype} {tuple(edge_index.shape)}"
+        )
     if nodes < 1:
         raise ValueError("the graph is empty: it has no nodes")
     if edge_index.numel() and torch.compiler.is_compiling() is False and not edge_index.is_meta:
@@ -184,6 +202,11 @@ def _check_edges(edge_index: Tensor, nodes: int, system: Tensor | None) -> None:
         )
 
 
-def _trailing(weights: Tensor, like: Tensor) -> Tensor:
+def _counts(numbers: Tensor, size: int) -> Tensor:
+    """How often each of 0 .. size - 1 occurs; `torch.bincount` would wait for the device."""
+    return numbers.new_zeros(size).index_add(0, numbers, torch.ones_like(numbers))
+
+
+def trailing(weights: Tensor, like: Tensor) -> Tensor:
     """The weights with axes of length 1 behind them, to broadcast against `like`."""
     return weights.reshape(weights.shape + (1,) * (like.ndim - weights.ndim))

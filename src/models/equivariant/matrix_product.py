@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...ops.angular import triangle, wigner_3j
-from ..constants import Constants
+from ..constants import Constants, Places
 from .channels import Channels, channelwise
 from .tensor_product import IrrepsLike, Path, TensorProduct, as_irreps
 
@@ -55,6 +55,10 @@ class MatrixProduct(TensorProduct):
         self.weights = nn.ParameterList(
             [nn.Parameter(torch.ones(len(layout.kinds), layout.channels)) for layout in self.layouts]
         )
+        self.places = nn.ModuleList(
+            Places([i for i, width in enumerate(layout.widths) for _ in range(width)])
+            for layout in self.layouts
+        )
 
     def product(self, x: Tensor, y: Tensor) -> Tensor:
         """The product of checked features."""
@@ -70,8 +74,7 @@ class MatrixProduct(TensorProduct):
 
     def _spread(self, index: int) -> Tensor:
         """Weights of an input or the output, (channels, components)."""
-        rows = [i for i, width in enumerate(self.layouts[index].widths) for _ in range(width)]
-        return self.weights[index][rows].mT
+        return self.places[index](self.weights[index]).mT
 
 
 def _degrees(layout: Channels) -> list[int]:

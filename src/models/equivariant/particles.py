@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .graph import DenseGraph, EdgeGraph, Graph, check_finite
+from .graph import DenseGraph, EdgeGraph, Graph, check_finite, check_nodes
 
 
 class ParticleModel(nn.Module):
@@ -16,8 +16,8 @@ class ParticleModel(nn.Module):
     padded batches of small systems and on lists of edges.
 
     Raises:
-        ValueError: shapes that do not belong together, no particle, NaN or infinity in an input (where it can be
-            asked without waiting, see `check_finite`).
+        ValueError: shapes that do not belong together or to the graph, no particle, NaN or infinity in an input (where
+            it can be asked without waiting, see `check_finite`).
     """
 
     def predict(self, pos: Tensor, vel: Tensor, charge: Tensor, graph: Graph) -> Tensor:
@@ -54,4 +54,5 @@ def _check(pos: Tensor, vel: Tensor, charge: Tensor, graph: Graph) -> None:
         )
     if not pos.shape[-2]:
         raise ValueError("the graph is empty: it has no nodes")
+    check_nodes(graph, pos)
     check_finite(pos=pos, vel=vel, charge=charge)

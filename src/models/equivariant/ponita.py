@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from ...ops.orientations import window
 from ...ops.precision import without_autocast
 from ..arguments import check_sizes
-from .graph import DenseGraph, Graph
+from .graph import DenseGraph, Graph, check_finite
 from .particles import ParticleModel
 from .position_orientation import BondSpace, Frame, OrientationSpace, PositionSpace, Space
 from .separable import DEGREE, Block, KernelBasis
@@ -119,7 +119,8 @@ class Ponita(nn.Module):
         """Of systems (batch, nodes) of which every pair interacts, or of (nodes,) with an `EdgeGraph`.
 
         Raises:
-            ValueError: fields or dimensions other than those at construction, a graph of another size.
+            ValueError: fields or dimensions other than those at construction, a graph of another size, NaN or infinity
+                (see `check_finite`).
         """
         self._check(scalars, vectors, pos)
         grid = None if self.grid is None else self.grid.to(pos)
@@ -162,6 +163,7 @@ class Ponita(nn.Module):
                 f"wanted {self.fields_in[0]} scalars and {self.fields_in[1]} vectors in {d} dimensions, got scalars "
                 f"{tuple(scalars.shape)}, vectors {tuple(vectors.shape)} and positions {tuple(pos.shape)}"
             )
+        check_finite(scalars=scalars, vectors=vectors, pos=pos)
 
 
 class PonitaParticles(ParticleModel):

@@ -13,25 +13,25 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...ops.orientations import orientation_grid, orientation_invariants, safe_norm
-from .graph import DenseGraph, EdgeGraph, Graph
+from .graph import DenseGraph, EdgeGraph, Graph, check_nodes, trailing
 
 
 class Neighbourhood:
     """The pairs of a graph, and with them every node's pair with itself, once.
 
-    Node and pair tensors have the forms of the graph's.
+    Node and pair tensors have the forms of the graph's; `like` is one of the nodes.
 
     Raises:
-        ValueError: an edge list for another number of nodes.
+        ValueError: a graph of other nodes.
     """
 
-    def __init__(self, graph: Graph, nodes: int):
+    def __init__(self, graph: Graph, like: Tensor):
+        check_nodes(graph, like)
+        nodes = len(like)
         self.dense = isinstance(graph, DenseGraph)
         self.present = graph.present if isinstance(graph, DenseGraph) else None
         self.weight = None if self.present is None else self.present[:, None]  # of the pairs
         if isinstance(graph, EdgeGraph):
-            if graph.nodes != nodes:
-                raise ValueError(f"the edges are of {graph.nodes} nodes, the positions of {nodes}")
             itself = torch.arange(nodes, device=graph.edge_index.device)
             self.sender, self.receiver = (torch.cat([given, itself]) for given in graph.edge_index)
             different = graph.edge_index[0] != graph.edge_index[1]
@@ -58,14 +58,13 @@ class Neighbourhood:
     def counts(self, nodes: Tensor) -> Tensor:
         """How many senders every node has, itself included, to broadcast against node tensors."""
         if self.weight is None or self.dense:
-            n = torch.full((), nodes.shape[1]) if self.present is None else self.present.sum(1, keepdim=True)
+            n = (
+                nodes.new_full((), nodes.shape[1])
+                if self.present is None
+                else self.present.sum(1, keepdim=True)
+            )
             return trailing(n.clamp(min=1).to(nodes), nodes)
         return trailing(self.sum(self.weight.to(nodes.dtype), nodes), nodes)
-
-
-def trailing(weights: Tensor, like: Tensor) -> Tensor:
-    """The weights with axes of length 1 behind them, to broadcast against `like`."""
-    return weights.reshape(weights.shape + (1,) * (like.ndim - weights.ndim))
 
 
 @dataclass(eq=False)
@@ -133,7 +132,7 @@ class PositionSpace(Space):
     invariants, orientations = 1, 0
 
     def frame(self, pos: Tensor, graph: Graph, grid: Tensor | None = None) -> Frame:
-        pairs = Neighbourhood(graph, pos.shape[-2])
+        pairs = Neighbourhood(graph, pos)
         relative = pairs.senders(pos) - pairs.receivers(pos)
         distance = safe_norm(relative).unsqueeze(-1)
         return Frame(pairs, relative, distance.unsqueeze(-1), distance)
@@ -161,7 +160,7 @@ class OrientationSpace(Space):
 
     def frame(self, pos: Tensor, graph: Graph, grid: Tensor | None = None) -> Frame:
         grid = self.grid().to(pos) if grid is None else grid
-        pairs = Neighbourhood(graph, pos.shape[-2])
+        pairs = Neighbourhood(graph, pos)
         relative = pairs.senders(pos) - pairs.receivers(pos)
         distance = safe_norm(relative).unsqueeze(-1)
         return Frame(pairs, relative, orientation_invariants(relative, grid), distance, grid)
@@ -174,7 +173,7 @@ class BondSpace(Space):
     receiver's orientation and, for a3 = o . o', of both. A point without a bond reads out 0.
 
     Raises:
-        ValueError: a `DenseGraph` (bonds must be named), a bond of length 0.
+        ValueError: a `DenseGraph` (bonds must be named), no bond, a bond of length 0.
     """
 
     invariants, orientations = 3, -1
@@ -184,7 +183,10 @@ class BondSpace(Space):
             raise ValueError(
                 "orientations=-1 takes the orientations from the bonds: give an EdgeGraph of them"
             )
+        check_nodes(graph, pos)
         source, target = graph.edge_index[:, graph.edge_index[0] != graph.edge_index[1]]
+        if not len(source):
+            raise ValueError("orientations=-1 takes the orientations from the bonds: the graph has none")
         towards = pos[source] - pos[target]
         length = safe_norm(towards)
         if not length.is_meta and not length.all():
@@ -193,7 +195,7 @@ class BondSpace(Space):
                 f"the bond {int(source[bond])} -> {int(target[bond])} has length 0, no orientation"
             )
         o, place = towards / length[:, None], pos[target]
-        pairs = Neighbourhood(EdgeGraph(_bonded(source, target, graph.nodes), len(source)), len(source))
+        pairs = Neighbourhood(EdgeGraph(_bonded(source, target, graph.nodes), len(source)), place)
         relative, seen_by = pairs.senders(place) - pairs.receivers(place), pairs.receivers(o)
         a3 = (seen_by * pairs.senders(o)).sum(-1, keepdim=True)
         attributes = torch.cat([_invariants(relative, seen_by), a3], dim=-1).unsqueeze(-2)

@@ -6,7 +6,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...ops.orientations import count_monomials, monomials
-from .position_orientation import Neighbourhood, trailing
+from .graph import trailing
+from .position_orientation import Neighbourhood
 
 DEGREE = 3  # of the polynomials of the invariants
 WIDENING = 4  # of the hidden layer of a block

@@ -17,14 +17,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ...ops.orientations import safe_norm
 from ...ops.sphere import spherical_harmonics
 from ..arguments import check_sizes
 from .graph import DenseGraph, check_finite
 from .irreps_layers import Gate, IrrepsLinear, join_degrees, natural_irreps, split_degrees
-from .tensor_product import TensorProduct
+from .tensor_product import Kind, TensorProduct, name_of
 
 RADIAL = 32  # hidden units of the network of the distance
-Kind = tuple[int, int]  # degree and parity
 
 
 class ShapeClassifier(nn.Module):
@@ -80,7 +80,7 @@ class ShapeClassifier(nn.Module):
         check_finite(x=x)
         difference = x[:, None] - x[:, :, None]
         squares = difference.square().sum(-1, keepdim=True)
-        distance = torch.where(squares > 0, squares, 1).sqrt()
+        distance = safe_norm(difference).unsqueeze(-1)
         near = (squares < self.radius**2).to(x.dtype)
         harmonics = spherical_harmonics(self.degree, difference, normalisation="norm", normalise=True)
         h = self.embedding.expand(*x.shape[:-1], len(self.embedding))
@@ -161,4 +161,4 @@ def _ordered(kinds: set[Kind]) -> list[Kind]:
 
 
 def _irreps(dim: int, kinds: list[Kind]) -> str:
-    return "+".join(f"{dim}x{l}{'e' if p > 0 else 'o'}" for l, p in _ordered(set(kinds)))
+    return "+".join(f"{dim}x{name_of(kind)}" for kind in _ordered(set(kinds)))

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 IrrepsLike = Any  # an `o3.Irreps`, or what makes one: "16x0e + 16x1o"
+Kind = tuple[int, int]  # degree and parity
 Path = tuple[int, int, int, int, int, int]
 
 
@@ -54,6 +55,10 @@ class TensorProduct(nn.Module):
                 raise ValueError(
                     f"the {name} input has {features.shape[-1]} features, its irreps have {size}"
                 )
+        if x.shape[:-1] != y.shape[:-1]:
+            raise ValueError(
+                f"the inputs have the leading axes {tuple(x.shape[:-1])} and {tuple(y.shape[:-1])}, they must be equal"
+            )
         return self.product(x, y)
 
     def product(self, x: Tensor, y: Tensor) -> Tensor:
@@ -75,9 +80,25 @@ def as_irreps(irreps: IrrepsLike) -> Any:
         raise ValueError(f"irreps {irreps!r}: not of the form '16x0e + 16x1o'") from error
 
 
-def kinds(irreps: IrrepsLike) -> list[tuple[int, int]]:
+def kinds(irreps: IrrepsLike) -> list[Kind]:
     """The (degree, parity) that irreps have, in order, each once."""
     return list(dict.fromkeys((part.ir.l, part.ir.p) for part in irreps if part.mul))
+
+
+def reached_kinds(irreps_in1: IrrepsLike, irreps_in2: IrrepsLike) -> list[Kind]:
+    """The (l3, p3) in the product of irreps by any path; by degree, even parity first."""
+    found = {
+        (l3, p1 * p2)
+        for l1, p1 in kinds(irreps_in1)
+        for l2, p2 in kinds(irreps_in2)
+        for l3 in range(abs(l1 - l2), l1 + l2 + 1)
+    }
+    return sorted(found, key=lambda kind: (kind[0], -kind[1]))
+
+
+def name_of(kind: Kind) -> str:
+    """As e3nn writes it: `1o`."""
+    return f"{kind[0]}{'e' if kind[1] == 1 else 'o'}"
 
 
 def allowed_paths(irreps_in1: IrrepsLike, irreps_in2: IrrepsLike, irreps_out: IrrepsLike) -> tuple[Path, ...]:

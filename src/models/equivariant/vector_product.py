@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from ...ops.sphere import SphereGrid, sphere_grid
 from ...ops.vector_sphere import cross_factor, slots, vector_harmonics
-from ..constants import Constants
+from ..constants import Constants, Places
 from .channels import Channels, channelwise
 from .clebsch_gordan import reached
-from .tensor_product import IrrepsLike, Path, TensorProduct, allowed_paths, as_irreps
+from .tensor_product import IrrepsLike, Path, TensorProduct, allowed_paths, as_irreps, name_of
 
 FIELDS = ("polar", "axial")
 CHUNK_BYTES = 2**18
@@ -68,7 +68,7 @@ class VectorSphericalProduct(TensorProduct):
         paths = reached_paths((first, second, out), chosen)
         if missing := set(out.kinds) - {path[4:] for path in paths}:
             l, p = min(missing)
-            raise ValueError(f"irreps_out: no path of this product reaches {l}{'e' if p > 0 else 'o'}")
+            raise ValueError(f"irreps_out: no path of this product reaches {name_of((l, p))}")
         super().__init__(first.irreps, second.irreps, out.irreps, paths)
         self.layouts, self.fields = (first, second, out), chosen
         grid = sphere_grid(_total_degree(self.layouts, chosen))
@@ -209,11 +209,16 @@ class _Fields(nn.Module):
                 for field, chosen in self.slots.items()
             }
         )
+        self.places = nn.ModuleDict(
+            {
+                field: Places([i for i, slot in enumerate(chosen) for _ in range(2 * slot.kind[0] + 1)])
+                for field, chosen in self.slots.items()
+            }
+        )
 
     def table(self, field: str, like: Tensor) -> Tensor:
         """What one unit of every component is as a field: (channels, components, 3 points)."""
-        rows = [index for index, slot in enumerate(self.slots[field]) for _ in range(2 * slot.kind[0] + 1)]
-        weights = self.weights[field][rows].mT.unsqueeze(1)
+        weights = self.places[field](self.weights[field]).mT.unsqueeze(1)
         return (self.tables.table(f"{field}_rows", like) * weights) @ self.tables.table(field, like)
 
 
@@ -231,9 +236,9 @@ class _FromFields(_Fields):
         super().__init__(layout, fields, grid)
         self.quadrature = Constants({"weights": grid.weights.repeat(3)})
 
-    def forward(self, fields: dict[str, Tensor]) -> Tensor:
-        total = fields[next(iter(self.slots))].new_zeros(())
-        for field in self.slots:
+    def forward(self, fields: dict[str, Tensor]) -> Tensor | float:
+        total = 0.0  # of scalars alone there may be no field to expand
+        for field in filter(fields.__contains__, self.slots):
             f = fields[field]
             table = self.table(field, f) * self.quadrature.table("weights", f)
             total = total + _per_channel(f, table.mT)

@@ -25,7 +25,8 @@ class Composite:
             `Composite(se2, se2, 2)` is two poses and a point of the plane.
 
     Raises:
-        ValueError: no members, n below 1, or a member that is neither.
+        ValueError: no members, n below 1, or a member that is neither; of the operations, a tangent vector of another
+            dimension, an element or point with another number of blocks.
     """
 
     def __init__(self, *members: "ModuleType | Composite | int") -> None:
@@ -44,14 +45,14 @@ class Composite:
         return tuple(group.inverse(part) for group, part in self._pairs(x))
 
     def compose(self, x: Blocks, y: Blocks) -> Blocks:
-        return tuple(g.compose(a, b) for g, a, b in zip(self.members, x, y, strict=True))
+        return tuple(g.compose(a, b) for (g, a), (_, b) in zip(self._pairs(x), self._pairs(y), strict=True))
 
     def act(self, x: Blocks, p: Blocks) -> Blocks:
-        return tuple(g.act(a, b) for g, a, b in zip(self.members, x, p, strict=True))
+        return tuple(g.act(a, b) for (g, a), (_, b) in zip(self._pairs(x), self._pairs(p), strict=True))
 
     def act_jacobians(self, x: Blocks, p: Blocks) -> tuple[Tensor, Tensor]:
         """Derivatives of the acted-on points, one after the other, by the elements and by the points."""
-        found = [g.act_jacobians(a, b) for g, a, b in zip(self.members, x, p, strict=True)]
+        found = [g.act_jacobians(a, b) for (g, a), (_, b) in zip(self._pairs(x), self._pairs(p), strict=True)]
         return block_diagonal([by_x for by_x, _ in found]), block_diagonal([by_p for _, by_p in found])
 
     def adjoint(self, x: Blocks) -> Float[Tensor, "*batch n n"]:
@@ -73,9 +74,15 @@ class Composite:
         return self.left_jacobian_inverse(-tau)
 
     def _split(self, tau: Tensor) -> list[tuple[Group, Tensor]]:
+        if tau.shape[-1] != self.DIM:
+            raise ValueError(f"tau has {tau.shape[-1]} numbers, the members have {self.DIM} dimensions")
         return list(zip(self.members, tau.split(self.dims, dim=-1), strict=True))
 
     def _pairs(self, x: Blocks) -> list[tuple[Group, Any]]:
+        if len(x) != len(self.members):
+            raise ValueError(
+                f"there are {len(x)} blocks, one is needed for each of {len(self.members)} members"
+            )
         return list(zip(self.members, x, strict=True))
 
 

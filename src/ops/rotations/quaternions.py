@@ -44,7 +44,7 @@ def matrix_to_half_quaternion(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tens
 
 
 def rotation_vector_to_matrix(vector: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
-    """`exp [v]x`, the rotation by |v| radians about v."""
+    """`exp [v]x`, the rotation by |v| radians about v; |v|^2 must be finite."""
     check_last("the rotation vector", vector, 3)
     return so3.exp(vector)
 
