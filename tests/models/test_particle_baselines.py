@@ -62,8 +62,9 @@ def literal_radial(model, pos, vel, charge):
             move = speed(vel[i].norm().reshape(1)) * vel[i]
             for j in range(n):
                 if j != i:
-                    squared = ((x[i] - x[j]) ** 2).sum().reshape(1)
-                    weight = torch.tanh(field(torch.cat([squared, charge[i] * charge[j]])))
+                    distance = (x[i] - x[j]).norm().reshape(1)
+                    squared = ((pos[i] - pos[j]) ** 2).sum().reshape(1)
+                    weight = torch.tanh(field(torch.cat([distance, charge[i] * charge[j], squared])))
                     move = move + (x[i] - x[j]) * weight / (n - 1)
             new.append(x[i] + move)
         x = torch.stack(new)

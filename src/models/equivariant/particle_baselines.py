@@ -2,18 +2,19 @@
 arXiv 2102.09844, section 5.1: of a batch of systems with positions x, velocities v and charges q
 
     linear motion   x_i + c v_i, one number c
-    radial field    x_i <- x_i + 1/(n-1) sum_{j != i} (x_i - x_j) tanh(phi_x([r_ij, q_i q_j])) + phi_v(|v_i|) v_i
+    radial field    x_i <- x_i + 1/(n-1) sum_{j != i} (x_i - x_j) tanh(phi_x([r_ij, q_i q_j, s_ij])) + phi_v(|v_i|) v_i
     GNN             m_ij = phi_e([h_i, h_j, q_i q_j]),  h_i <- h_i + phi_h([h_i, sum_{j != i} m_ij])
 
-with r_ij = |x_i - x_j|^2. The first two are equivariant under E(n), the GNN is not: it starts from a linear map of
-[x_i, v_i] and decodes the position itself. The radial field (J. Koehler, L. Klein, F. Noe, arXiv 1910.00753) has no
-features that pass from layer to layer; how wide its networks were is not published, and here they are as wide as the
-others' features.
+with r_ij = |x_i - x_j| of the layer's positions and s_ij the square of that of the input's. The first two are
+equivariant under E(n), the GNN is not: it starts from a linear map of [x_i, v_i] and decodes the position itself. The
+radial field (J. Koehler, L. Klein, F. Noe, arXiv 1910.00753, with the velocities and the tanh that Satorras et al. add)
+has no features that pass from layer to layer.
 """
 
 import torch
 from torch import Tensor, nn
 
+from ...ops.orientations import safe_norm
 from ..arguments import check_sizes
 from .graph import Graph
 from .messages import FeatureUpdate, Messages, pair_distances, pair_products, scalar_net
@@ -46,15 +47,17 @@ class RadialField(ParticleModel):
     def __init__(self, dim: int = 64, depth: int = 4):
         super().__init__()
         check_sizes(dim=dim, depth=depth)
-        self.fields = nn.ModuleList(scalar_net(2, dim) for _ in range(depth))
+        self.fields = nn.ModuleList(scalar_net(3, dim) for _ in range(depth))
         self.speeds = nn.ModuleList(scalar_net(1, dim, bias=True) for _ in range(depth))
 
     def predict(self, pos: Tensor, vel: Tensor, charge: Tensor, graph: Graph) -> Tensor:
         """Positions after the last layer."""
-        speed, charges = vel.norm(dim=-1, keepdim=True), pair_products(charge, graph)
+        speed = vel.norm(dim=-1, keepdim=True)
+        squared = pair_distances(pos, graph)[1]
+        attributes = torch.cat([pair_products(charge, graph), squared], -1)
         for field, of_speed in zip(self.fields, self.speeds, strict=True):
-            difference, squared = pair_distances(pos, graph)
-            weights = field(torch.cat([squared, charges], -1)).tanh()
+            difference = graph.receivers(pos) - graph.senders(pos)
+            weights = field(torch.cat([safe_norm(difference).unsqueeze(-1), attributes], -1)).tanh()
             pos = pos + graph.mean(difference * weights) + of_speed(speed) * vel
         return pos
 
