@@ -28,7 +28,7 @@ class ClebschGordanProduct(TensorProduct):
         irreps_in1, irreps_in2: `16x0e + 16x1o`, every irrep once, all with one multiplicity.
         irreps_out: None: all irreps that the product reaches.
         paths: (l1, p1, l2, p2, l3, p3); None: all that are allowed.
-        backend: `dense` (our own: two matrix products) or `e3nn` (its `TensorProduct`); the same function.
+        backend: `dense` (our own, by matrix products) or `e3nn` (its `TensorProduct`); the same function.
 
     Raises:
         ValueError: irreps that do not match, a path that equivariance does not allow.
@@ -51,7 +51,8 @@ class ClebschGordanProduct(TensorProduct):
         super().__init__(first.irreps, second.irreps, out.irreps, chosen)
         self.layouts = (first, second, out)
         self.weight = nn.Parameter(torch.ones(len(chosen), first.channels))
-        self.backend = _Wrapped(self) if backend == "e3nn" else _Dense(self)
+        shared = second.channels == 1 < first.channels
+        self.backend = _Wrapped(self) if backend == "e3nn" else (_Shared if shared else _Pairwise)(self)
 
     def product(self, x: Tensor, y: Tensor) -> Tensor:
         """The product of checked features."""
@@ -91,37 +92,91 @@ def path_scale(path: Path, paths: Sequence[Path]) -> float:
     return ((2 * path[4] + 1) / into) ** 0.5
 
 
-class _Dense(nn.Module):
-    """y with the table of coefficients, then x: two matrix products for all paths together."""
+class _Shared(nn.Module):
+    """For a y that all channels share: y with the table of coefficients, then x, two matrix products for all paths."""
 
     def __init__(self, owner: ClebschGordanProduct):
         super().__init__()
-        first, second, out = self.layouts = owner.layouts
+        first, second, _ = self.layouts = owner.layouts
         columns = sum(2 * path[4] + 1 for path in owner.paths)
         table = torch.zeros(second.size, first.size, columns, dtype=torch.float64, device="cpu")
-        start, of_path, of_component = 0, [], []
-        for index, path in enumerate(owner.paths):
+        start = 0
+        for path in owner.paths:
             width = 2 * path[4] + 1
             block = path_scale(path, owner.paths) * wigner_3j(path[0], path[2], path[4])
-            table[second.slice(path[2:4]), first.slice(path[:2]), start : start + width] = block.transpose(
-                0, 1
-            )
-            of_path += [index] * width
-            of_component += list(range(out.size))[out.slice(path[4:])]
+            places = (second.slice(path[2:4]), first.slice(path[:2]), slice(start, start + width))
+            table[places] = block.transpose(0, 1)
             start += width
-        assemble = torch.zeros(columns, out.size, dtype=torch.float64, device="cpu")
-        assemble[range(columns), of_component] = 1
-        self.tables = Constants({"couplings": table, "assemble": assemble})
-        self.of_path = Places(of_path)
+        self.tables = Constants({"couplings": table})
+        self.gather = _Gather(owner)
 
     def forward(self, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-        first, second, out = self.layouts
-        x, y = first.stack(x), second.stack(y)
+        first, second, _ = self.layouts
+        x, y = first.stack(x), second.stack(y).squeeze(-2)
         table = self.tables.get_buffer("couplings")
-        partial = (y @ table.flatten(1)).unflatten(-1, table.shape[1:])  # (..., C or 1, in1, columns)
-        shared = second.channels == 1
-        terms = x @ partial.squeeze(-3) if shared else (x.unsqueeze(-2) @ partial).squeeze(-2)
-        return out.flatten((terms * self.of_path(weight).mT) @ self.tables.get_buffer("assemble"))
+        partial = (y @ table.flatten(1)).unflatten(-1, table.shape[1:])  # (..., in1, columns)
+        return self.gather(x @ partial, weight)
+
+
+class _Pairwise(nn.Module):
+    """For channels of their own in both inputs: x^{l1} y^{l2}, one matrix product for every pair of irreps.
+
+    The tables of all pairs together have (sum (2l + 1)^2)^2 entries where one of all paths would have (L + 1)^4 times
+    as many columns as there are paths.
+    """
+
+    def __init__(self, owner: ClebschGordanProduct):
+        super().__init__()
+        self.layouts = owner.layouts
+        self.pairs = list(dict.fromkeys(path[:4] for path in owner.paths))
+        tables = {str(i): self._table(owner, pair) for i, pair in enumerate(self.pairs)}
+        self.tables = Constants({f"couplings{i}": table for i, table in tables.items()})
+        ordered = [path for pair in self.pairs for path in owner.paths if path[:4] == pair]
+        self.gather = _Gather(owner, ordered)
+
+    @staticmethod
+    def _table(owner: ClebschGordanProduct, pair: tuple[int, ...]) -> Tensor:
+        """(components of both, columns of the paths of a pair)."""
+        blocks = [
+            path_scale(path, owner.paths) * wigner_3j(path[0], path[2], path[4])
+            for path in owner.paths
+            if path[:4] == pair
+        ]
+        return torch.cat(blocks, -1).flatten(0, 1)
+
+    def forward(self, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+        first, second, _ = self.layouts
+        x, y = first.stack(x), second.stack(y)
+        terms = []
+        for index, pair in enumerate(self.pairs):
+            outer = x[..., first.slice(pair[:2]), None] * y[..., None, second.slice(pair[2:])]
+            terms.append(outer.flatten(-2) @ self.tables.get_buffer(f"couplings{index}"))
+        return self.gather(torch.cat(terms, -1), weight)
+
+
+class _Gather(nn.Module):
+    """The outputs of all paths times their weights, summed into the irreps that go out.
+
+    Args:
+        owner: the product.
+        paths: in the order of the columns; None: the owner's.
+    """
+
+    def __init__(self, owner: ClebschGordanProduct, paths: Sequence[Path] | None = None):
+        super().__init__()
+        self.out = owner.layouts[2]
+        of_path, of_component = [], []
+        for path in owner.paths if paths is None else paths:
+            of_path += [owner.paths.index(path)] * (2 * path[4] + 1)
+            of_component += list(range(self.out.size))[self.out.slice(path[4:])]
+        assemble = torch.zeros(len(of_path), self.out.size, dtype=torch.float64, device="cpu")
+        assemble[range(len(of_path)), of_component] = 1
+        self.tables = Constants({"assemble": assemble})
+        self.of_path = Places(of_path)
+
+    def forward(self, terms: Tensor, weight: Tensor) -> Tensor:
+        """(..., C, columns) to features."""
+        return self.out.flatten((terms * self.of_path(weight).mT) @ self.tables.get_buffer("assemble"))
 
 
 class _Wrapped(nn.Module):

@@ -199,9 +199,16 @@ class _Fields(nn.Module):
         self.points = len(grid.points)
         found = {field: field_slots(layout, field) for field in fields}
         self.slots = {field: chosen for field, chosen in found.items() if chosen}
+        parts = {field: _tables(layout, chosen, grid) for field, chosen in self.slots.items()}
         self.tables = Constants(
-            {field: _table(chosen, grid) for field, chosen in self.slots.items()}
-            | {f"{field}_rows": _assembly(layout, chosen) for field, chosen in self.slots.items()}
+            {f"{field}{i}": t for field, (tables, _) in parts.items() for i, t in enumerate(tables)}
+        )
+        self.places = nn.ModuleDict(
+            {
+                f"{field}{i}": Places(rows)
+                for field, (_, places) in parts.items()
+                for i, rows in enumerate(places)
+            }
         )
         self.weights = nn.ParameterDict(
             {
@@ -209,17 +216,15 @@ class _Fields(nn.Module):
                 for field, chosen in self.slots.items()
             }
         )
-        self.places = nn.ModuleDict(
-            {
-                field: Places([i for i, slot in enumerate(chosen) for _ in range(2 * slot.kind[0] + 1)])
-                for field, chosen in self.slots.items()
-            }
-        )
 
     def table(self, field: str, like: Tensor) -> Tensor:
         """What one unit of every component is as a field: (channels, components, 3 points)."""
-        weights = self.places[field](self.weights[field]).mT.unsqueeze(1)
-        return (self.tables.table(f"{field}_rows", like) * weights) @ self.tables.table(field, like)
+        names = [name for name in self.places if name[:-1] == field]
+        parts = [
+            self.places[name](self.weights[field]).mT.unsqueeze(-1) * self.tables.table(name, like)
+            for name in names
+        ]
+        return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
 
 class _ToFields(_Fields):
@@ -252,15 +257,24 @@ def _per_channel(x: Tensor, tables: Tensor) -> Tensor:
     return (x.movedim(-2, 0).flatten(1, -2) @ tables).unflatten(1, x.shape[:-2]).movedim(0, -2)
 
 
-def _table(chosen: Sequence[Slot], grid: SphereGrid) -> Tensor:
-    """Vector harmonics of the slots, (components of all, 3 points)."""
-    values = [vector_harmonics(slot.kind[0], slot.order, grid.points) for slot in chosen]
-    return torch.cat([value.permute(1, 2, 0).flatten(1) for value in values])
-
-
-def _assembly(layout: Channels, chosen: Sequence[Slot]) -> Tensor:
-    """(components of the layout, components of all slots): 1 where the one belongs to the other."""
-    columns = [i for slot in chosen for i in range(layout.size)[layout.slice(slot.kind)]]
-    table = torch.zeros(layout.size, len(columns), dtype=torch.float64, device="cpu")
-    table[columns, range(len(columns))] = 1
-    return table
+def _tables(
+    layout: Channels, chosen: Sequence[Slot], grid: SphereGrid
+) -> tuple[list[Tensor], list[list[int]]]:
+    """Vector harmonics of the one or two slots that an irrep has in a field, (components, 3 points), zero where it has
+    none, and the slot that belongs to each component (any where there is none).
+    """
+    tables, places = [], []
+    for turn in range(2):
+        of_turn = {}
+        for index, slot in enumerate(chosen):
+            earlier = sum(other.kind == slot.kind for other in chosen[:index])
+            if earlier == turn:
+                of_turn[slot.kind] = index
+        if of_turn:
+            table = torch.zeros(layout.size, 3 * len(grid.points), dtype=torch.float64, device="cpu")
+            for kind, index in of_turn.items():
+                field = vector_harmonics(kind[0], chosen[index].order, grid.points)
+                table[layout.slice(kind)] = field.permute(1, 2, 0).flatten(1)
+            tables.append(table)
+            places.append([of_turn.get(kind, 0) for kind in layout.kinds for _ in range(2 * kind[0] + 1)])
+    return tables, places
