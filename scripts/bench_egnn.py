@@ -104,6 +104,7 @@ def make(form: str, case: Case, device: str) -> Callable[[], list[Tensor]]:
 
 
 def layers_of(model: EGNN) -> list[EGNNLayer]:
+    """Its layers, as what they are."""
     return [layer for layer in model.layers if isinstance(layer, EGNNLayer)]
 
 

@@ -7,6 +7,7 @@
 | `rollout.png` | relative L2 error against the step, over the first test batch |
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,53 +16,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .base import Batch
 from .drawing import COLOURS, FAINT, INK, figure, log_ticks, plain
 from .field_losses import RelativeL2
+from .figure_callback import FigureCallback, evaluated
 from .operator_learning import OperatorLearning, per_step
-from .ssm_figures import show
 
-MAX_SAMPLES = 6
 DIVERGED = 10.0  # a relative error beyond which a rollout is drawn on a logarithmic axis
 FLOOR = 1e-14  # of the spectra, relative to their largest value: below it there is rounding only
 
 
-class FieldFigures(pl.Callback):
-    """Draws `fields`, `spectrum` and, of a rollout, `rollout` at the end of the test, for the run folder and the
-    loggers; at the end of the fit where the data have no test part (then of the validation or training part).
+class FieldFigures(FigureCallback):
+    """Draws `fields`, `spectrum` and, of a rollout, `rollout`; when and where, see `FigureCallback`."""
 
-    Tasks other than `OperatorLearning` are left alone, and so are sharded models, which a single process cannot
-    evaluate.
-
-    Args:
-        samples: how many are drawn; 1 to 6.
-
-    Raises:
-        ValueError: `samples` out of range.
-    """
+    TASKS = (OperatorLearning,)
 
     def __init__(self, samples: int = 3):
-        if not 1 <= samples <= MAX_SAMPLES:
-            raise ValueError(f"samples={samples}: must lie in 1..{MAX_SAMPLES}")
-        self.samples = samples
+        super().__init__(samples)
 
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._draw(trainer, pl_module, "test")
-
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        splits = getattr(getattr(trainer, "datamodule", None), "splits", {})
-        if "test" not in splits:
-            self._draw(trainer, pl_module, "val" if "val" in splits else "train")
-
-    def _draw(self, trainer: pl.Trainer, task: Any, split: str) -> None:
-        sharded = "FSDP" in type(trainer.strategy).__name__
-        if sharded or not trainer.is_global_zero or not isinstance(task, OperatorLearning):
-            return
-        data = getattr(trainer, "datamodule", None)
-        if data is None:
-            return
-        batch = next(iter(getattr(data, f"{split}_dataloader")()))
-        x, y, prediction = _predicted(trainer, task, batch)
-        folder = Path(trainer.default_root_dir) / "figures"
+    def figures(self, trainer: pl.Trainer, task: Any, batches: Iterable[Batch], folder: Path) -> list[Path]:
+        x, y, prediction = _predicted(trainer, task, next(iter(batches)))
         steps = y.shape[1] if task.rollout else None
         draw_fields(x, y, prediction, folder / "fields.png", samples=self.samples, steps=steps)
         last = slice(-1, None) if steps else slice(None)
@@ -70,24 +44,14 @@ class FieldFigures(pl.Callback):
         if steps:
             draw_rollout(y, prediction, folder / "rollout.png")
             names.append("rollout")
-        for logger in trainer.loggers:
-            for name in names:
-                show(logger, name, folder / f"{name}.png", trainer.global_step)
+        return [folder / f"{name}.png" for name in names]
 
 
-@torch.no_grad()
-def _predicted(
-    trainer: pl.Trainer, task: OperatorLearning, batch: dict[str, Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """x, y and the prediction of a batch, on the CPU in float32; the model's mode stays what it was."""
+def _predicted(trainer: pl.Trainer, task: OperatorLearning, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """x, y and the prediction of a batch, on the CPU in float32."""
     x, y = (batch[name].to(task.device) for name in ("x", "y"))
-    training, precision = task.model.training, trainer.precision_plugin
-    task.model.eval()
-    try:
-        with precision.forward_context():
-            prediction = task.predict(precision.convert_input(x), y.shape[1])
-    finally:
-        task.model.train(training)
+    with evaluated(trainer, task) as precision:
+        prediction = task.predict(precision.convert_input(x), y.shape[1])
     return x.float().cpu(), y.float().cpu(), prediction.float().cpu()
 
 

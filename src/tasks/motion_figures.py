@@ -22,84 +22,52 @@ from torch import Tensor
 from ..ops.rotations import geodesic_distance
 from .base import Batch
 from .drawing import COLOURS, INK, figure, log_ticks, plain
+from .figure_callback import FigureCallback, evaluated
 from .motion import MotionTask, ParticleForecast, TrajectoryForecast, constant_velocity
 from .rotation_regression import ABOVE, RotationRegression
-from .ssm_figures import show
 
-MAX_SAMPLES = 6
 LIMIT = 10_000  # samples behind a histogram or a curve: the test itself has had them all
 BINS = 40
 BELOW = "outside lower left"  # of a legend
 SIGNS = ((1, "charge +", COLOURS[1]), (-1, "charge −", COLOURS[0]), (0, "no charge", COLOURS[5]))
 
 
-class MotionFigures(pl.Callback):
-    """Draws the figures above at the end of the test, for the run folder and the loggers; at the end of the fit where
-    the data have no test part (then of the validation or training part).
+class MotionFigures(FigureCallback):
+    """Draws the figures above; when and where, see `FigureCallback`.
 
-    Curves and histograms are of the first 10 000 samples at most. Other tasks are left alone, and so are sharded
-    models, which a single process cannot evaluate.
-
-    Args:
-        samples: how many are drawn, spread evenly over the first batch, of trajectories over the quarter that goes
-            farthest; 1 to 6.
-
-    Raises:
-        ValueError: `samples` out of range.
+    Curves and histograms are of the first 10 000 samples at most. Samples that are drawn are spread evenly over the
+    first batch, of trajectories over the quarter that goes farthest.
     """
 
+    TASKS = (ParticleForecast, TrajectoryForecast, RotationRegression)
+
     def __init__(self, samples: int = 4):
-        if not 1 <= samples <= MAX_SAMPLES:
-            raise ValueError(f"samples={samples}: must lie in 1..{MAX_SAMPLES}")
-        self.samples = samples
+        super().__init__(samples)
 
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._draw(trainer, pl_module, "test")
-
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        splits = getattr(getattr(trainer, "datamodule", None), "splits", {})
-        if "test" not in splits:
-            self._draw(trainer, pl_module, "val" if "val" in splits else "train")
-
-    def _draw(self, trainer: pl.Trainer, task: Any, split: str) -> None:
-        sharded = "FSDP" in type(trainer.strategy).__name__
-        data = getattr(trainer, "datamodule", None)
-        if sharded or not trainer.is_global_zero or data is None:
-            return
+    def figures(self, trainer: pl.Trainer, task: Any, batches: Iterable[Batch], folder: Path) -> list[Path]:
         drawers: dict[type, Callable[..., list[Path]]] = {
             ParticleForecast: _draw_particles,
             TrajectoryForecast: _draw_trajectories,
             RotationRegression: _draw_rotations,
         }
-        draw = next((drawer for kind, drawer in drawers.items() if isinstance(task, kind)), None)
-        if draw is None:
-            return
-        pairs = _predicted(trainer, task, getattr(data, f"{split}_dataloader")())
-        for path in draw(task, pairs, self.samples, Path(trainer.default_root_dir) / "figures"):
-            for logger in trainer.loggers:
-                show(logger, path.stem, path, trainer.global_step)
+        draw = next(drawer for kind, drawer in drawers.items() if isinstance(task, kind))
+        return draw(task, _predicted(trainer, task, batches), self.samples, folder)
 
 
-@torch.no_grad()
 def _predicted(
     trainer: pl.Trainer, task: MotionTask | RotationRegression, batches: Iterable[Batch]
 ) -> list[tuple[Batch, Tensor]]:
-    """Batches of real samples and the model's output, on the CPU in float32; the model's mode stays what it was."""
+    """Batches of real samples and the model's output, on the CPU in float32."""
     found: list[tuple[Batch, Tensor]] = []
-    training, precision = task.model.training, trainer.precision_plugin
-    task.model.eval()
-    try:
+    with evaluated(trainer, task) as precision:
         for held in batches:
             batch = {name: tensor.to(task.device) for name, tensor in held.items()}
-            with precision.forward_context():
-                output = task.model(*task.inputs_of(precision.convert_input(batch)))
+            output = task.model(*task.inputs_of(precision.convert_input(batch)))
             real = batch.get("mask", torch.ones(len(output))).bool().cpu()
             batch = {name: _plain(tensor)[real] for name, tensor in batch.items() if tensor.ndim}
             found.append((batch, _plain(output)[real]))
             if sum(len(kept) for _, kept in found) >= LIMIT:
                 break
-    finally:
-        task.model.train(training)
     return found
 
 

@@ -153,7 +153,7 @@ def test_figures_at_the_end_of_the_test(tmp_path, monkeypatch):
     assert not folder.exists()
     shown = []
     monkeypatch.setattr(
-        "eigenzoo.tasks.field_figures.show", lambda logger, name, path, step: shown.append((name, step))
+        "eigenzoo.tasks.figure_callback.show", lambda logger, name, path, step: shown.append((name, step))
     )
     trainer.test(task, datamodule=data, verbose=False)
     names = ["fields", "spectrum", "rollout"]

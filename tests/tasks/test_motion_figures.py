@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from eigenzoo.data.module import TensorData
 from eigenzoo.ops.lie import so3
 from eigenzoo.ops.rotations import rotation_vector_to_matrix
-from eigenzoo.tasks import Regression, motion_figures
+from eigenzoo.tasks import Regression, figure_callback, motion_figures
 from eigenzoo.tasks.motion import ParticleForecast, TrajectoryForecast
 from eigenzoo.tasks.motion_figures import (
     MotionFigures,
@@ -141,7 +141,7 @@ def test_figures_at_the_end_of_the_test(tmp_path, monkeypatch, case):
     kind, model, make, options, names = CASES[case]
     task = kind(model, optim=OPTIM, **options)
     shown = []
-    monkeypatch.setattr(motion_figures, "show", lambda logger, name, path, step: shown.append(name))
+    monkeypatch.setattr(figure_callback, "show", lambda logger, name, path, step: shown.append(name))
     logger = TensorBoardLogger(tmp_path / "logs")
     run_on(tmp_path, task, Made(make), MotionFigures(samples=2), logger=logger)
     assert shown == list(names)
