@@ -7,7 +7,6 @@ against the number of particles are of batches of 100. Memory is what one call a
 """
 
 import argparse
-import importlib.metadata
 import sys
 import warnings
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from benching import exponent, medians, memory_mb, print_memory, repetitions
+from benching import against_peer, exponent, print_memory, repetitions
 from torch import Tensor
 
 from eigenzoo.models.equivariant.egnn import EGNN, EGNNLayer
@@ -56,24 +55,11 @@ def compare(
     results = [step() for step in steps]
     difference = max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(*results, strict=True))
     count = repetitions(steps[1], device, quick=options.quick, least=5, most=51, budget_s=10)
-    ours, theirs = medians(steps, count, device)
-    memory = [
-        None if name == "compiled" else memory_mb(__file__, name, number, device) for name in (form, PEER)
-    ]
     n, batch, mode = case
-    report.add(
-        case=f"n={n} B={batch} {mode}" + (" compiled" if form == "compiled" else ""),
-        peer=PEER,
-        peer_version=importlib.metadata.version(PEER),
-        ours_ms=ours,
-        peer_ms=theirs,
-        ratio=theirs / ours,
-        ours_mb=memory[0],
-        peer_mb=memory[1],
-        max_rel_diff=difference,
-    )
-    if not difference < AGREEMENT:
-        raise SystemExit(f"ours and the form of {PEER} differ by {difference:.3g}, allowed {AGREEMENT:g}")
+    ours, theirs = against_peer(
+        report, f"n={n} B={batch} {mode}", form=form, peer=PEER, steps=steps, difference=difference,
+        agreement=AGREEMENT, count=count, memory=(__file__, number), device=device,
+    )  # fmt: skip
     return ours, theirs
 
 

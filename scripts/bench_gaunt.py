@@ -7,13 +7,12 @@ end the slopes of log time over log L from L = 4 on, outputs up to L.
 """
 
 import argparse
-import importlib.metadata
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from benching import exponent, medians, memory_mb, print_memory, repetitions
+from benching import against_peer, exponent, print_memory, repetitions
 from torch import Tensor
 
 from eigenzoo.ops.gaunt import gaunt_plan, gaunt_product
@@ -92,25 +91,11 @@ def compare(report: Any, number: int, case: Case, form: str, options: argparse.N
     ours, theirs = (step() for step in steps)
     difference = ((ours - theirs).abs().max() / theirs.abs().max()).item()
     count = repetitions(steps[1], device, quick=options.quick, least=7, most=51, budget_s=5)
-    times = medians(steps, count, device)
-    memory = [
-        None if name == "compiled" else memory_mb(__file__, name, number, device) for name in (form, PEER)
-    ]
     degree, top, mode = case
-    report.add(
-        case=f"L={degree} to {top} B={BATCH} {mode}" + (" compiled" if form == "compiled" else ""),
-        peer=PEER,
-        peer_version=importlib.metadata.version(PEER),
-        ours_ms=times[0],
-        peer_ms=times[1],
-        ratio=times[1] / times[0],
-        ours_mb=memory[0],
-        peer_mb=memory[1],
-        max_rel_diff=difference,
-    )
-    if not difference < AGREEMENT:
-        raise SystemExit(f"ours and {PEER} differ by {difference:.3g}, allowed {AGREEMENT:g}")
-    return times
+    return against_peer(
+        report, f"L={degree} to {top} B={BATCH} {mode}", form=form, peer=PEER, steps=steps, difference=difference,
+        agreement=AGREEMENT, count=count, memory=(__file__, number), device=device,
+    )  # fmt: skip
 
 
 def child() -> None:

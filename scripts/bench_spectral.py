@@ -7,14 +7,13 @@ forward and backward adds to the peak, see `benching`.
 """
 
 import argparse
-import importlib.metadata
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from benching import medians, memory_mb, print_memory, repetitions
+from benching import against_peer, print_memory, repetitions
 from torch import Tensor, nn
 
 from eigenzoo.models.operators.spectral import SpectralConv
@@ -101,25 +100,11 @@ def compare(
     results = [step() for step in steps]
     difference = max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(*results, strict=True))
     count = repetitions(steps[1], device, quick=options.quick, least=5, most=31, budget_s=10)
-    ours, theirs = medians(steps, count, device)
-    memory = [
-        None if name == "compiled" else memory_mb(script, name, number, device) for name in (form, PEER)
-    ]
     batch, dim, grid, modes = case
-    report.add(
-        case=f"n={'x'.join(map(str, grid))} m={modes[0]} B={batch} C={dim} fwd+bwd"
-        + (" compiled" if form == "compiled" else ""),
-        peer=PEER,
-        peer_version=importlib.metadata.version(PEER),
-        ours_ms=ours,
-        peer_ms=theirs,
-        ratio=theirs / ours,
-        ours_mb=memory[0],
-        peer_mb=memory[1],
-        max_rel_diff=difference,
-    )
-    if not difference < AGREEMENT:
-        raise SystemExit(f"ours and {PEER} differ by {difference:.3g}, allowed {AGREEMENT:g}")
+    against_peer(
+        report, f"n={'x'.join(map(str, grid))} m={modes[0]} B={batch} C={dim} fwd+bwd", form=form, peer=PEER,
+        steps=steps, difference=difference, agreement=AGREEMENT, count=count, memory=(script, number), device=device,
+    )  # fmt: skip
 
 
 def child(make: Callable[[str, Case, str], Callable[[], list[Tensor]]], cases: Sequence[Case]) -> None:

@@ -5,6 +5,7 @@ minus the resident set just before the call; a small call has started torch's li
 allocator's peak minus what was allocated before.
 """
 
+import importlib.metadata
 import math
 import statistics
 import subprocess
@@ -75,3 +76,47 @@ def resident_mb(field: str = "VmRSS") -> float:
     """The resident set of this process, or (VmHWM) its peak."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field + ":")) / 1e3
+
+
+def against_peer(
+    report: Any,
+    text: str,
+    *,
+    form: str,
+    peer: str,
+    steps: Sequence[Callable[[], Any]],
+    difference: float,
+    agreement: float,
+    count: int,
+    memory: Sequence[Any],
+    device: str,
+) -> list[float]:
+    """Times `steps`, ours and the peer's, in turns and adds a line of the report; gives the milliseconds.
+
+    Args:
+        text: names the case; a compiled form is said after it.
+        form: of ours; `compiled` has no memory of its own.
+        difference, agreement: of the results, and how much is allowed.
+        count: repetitions.
+        memory: (script, number) of the case, for `memory_mb`.
+
+    Raises:
+        SystemExit: the results differ by more; the line is there all the same.
+    """
+    times = medians(steps, count, device)
+    script, number = memory
+    peaks = [None if name == "compiled" else memory_mb(script, name, number, device) for name in (form, peer)]
+    report.add(
+        case=text + (" compiled" if form == "compiled" else ""),
+        peer=peer,
+        peer_version=importlib.metadata.version(peer),
+        ours_ms=times[0],
+        peer_ms=times[1],
+        ratio=times[1] / times[0],
+        ours_mb=peaks[0],
+        peer_mb=peaks[1],
+        max_rel_diff=difference,
+    )
+    if not difference < agreement:
+        raise SystemExit(f"ours and {peer} differ by {difference:.3g}, allowed {agreement:g}")
+    return times
