@@ -66,6 +66,12 @@ def cached(key: Mapping[str, Any], generate: Callable[[], dict[str, "Tensor"]]) 
     return tensors
 
 
+def update_digest(digest: Any, tensors: Mapping[str, "Tensor"]) -> None:
+    """Add the bytes of tensors to a digest of hashlib, in the order of their names."""
+    for name in sorted(tensors):
+        digest.update(tensors[name].contiguous().numpy().data)
+
+
 def _statistic(tensors: Mapping[str, "Tensor"]) -> str:
     import torch
 

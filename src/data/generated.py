@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .cache import cached
+from .cache import cached, update_digest
 from .loader import TensorLoader
 from .module import SPLITS, Splits, TensorData, check_samples, check_whole
 
@@ -110,8 +110,7 @@ class GeneratedData(TensorData):
                 splits[split] = {"index": torch.arange(count)}
             elif count:
                 splits[split] = self._fixed(number, split, count)
-                for _, tensor in sorted(splits[split].items()):
-                    digest.update(tensor.contiguous().numpy().data)
+                update_digest(digest, splits[split])
         revision = f"generator {self.VERSION}, data seed {self.data_seed}"
         self.note_source({"name": self.name, "revision": revision, "sha256": digest.hexdigest()})
         return splits

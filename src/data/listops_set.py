@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
-from .cache import cached
+from .cache import cached, update_digest
 from .hub import data_folders, files_digest
 from .listops import EOS, VOCABULARY, encode, evaluate
 from .listops_generator import GENERATOR_VERSION, ListOpsSpec, generate
@@ -96,8 +96,7 @@ def pad(samples: Iterable[tuple[bytes, int]], length: int) -> dict[str, Tensor]:
 def digest(tensors: dict[str, Tensor]) -> str:
     """sha256 over the bytes of the tensors, in the order of their names."""
     total = hashlib.sha256()
-    for name in sorted(tensors):
-        total.update(tensors[name].numpy().tobytes())
+    update_digest(total, tensors)
     return total.hexdigest()
 
 

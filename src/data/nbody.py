@@ -18,7 +18,7 @@ from rich.progress import track
 from torch import Tensor
 
 from ..errors import DataError
-from .cache import cached
+from .cache import cached, update_digest
 from .module import SPLITS, Splits, TensorData, check_samples, check_whole
 from .nbody_simulator import ChargedParticles, Particles, Springs, Start, integrate
 
@@ -98,8 +98,7 @@ class SimulatedData(TensorData):
         key |= {"frames": list(self.frames), **self.particles.parameters}
         held = cached(key, self._simulate)
         digest = hashlib.sha256()
-        for _, tensor in sorted(held.items()):
-            digest.update(tensor.contiguous().numpy().data)
+        update_digest(digest, held)
         revision = f"generator {self.VERSION}, data seed {self.particles.data_seed}"
         self.note_source({"name": self.name, "revision": revision, "sha256": digest.hexdigest()})
         splits: Splits = {}

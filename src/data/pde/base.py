@@ -18,7 +18,7 @@ from rich.progress import track
 from torch import Tensor
 
 from ...errors import DataError, SolverError
-from ..cache import cached
+from ..cache import cached, update_digest
 from ..loader import epoch_order
 from ..module import SPLITS, Splits, TensorData, check_samples, check_whole, first_non_finite
 
@@ -115,8 +115,7 @@ class FieldData(TensorData):
         for number, (split, count) in enumerate(zip(SPLITS, self.samples, strict=True)):
             if count:
                 fine = self._fine(number, split, count)
-                for _, tensor in sorted(fine.items()):
-                    digest.update(tensor.contiguous().numpy().data)
+                update_digest(digest, fine)
                 splits[split] = self._take(split, fine)
         revision = f"generator {self.VERSION}, data seed {self.data_seed}"
         self.note_source({"name": self.name, "revision": revision, "sha256": digest.hexdigest()})

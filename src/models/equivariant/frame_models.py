@@ -14,8 +14,6 @@ repeated in the released text. All 8 copies are one axis of the tensors here; wh
 computed once for all of them.
 """
 
-from itertools import pairwise
-
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
@@ -26,6 +24,7 @@ from ..arguments import check_choice, check_sizes
 from .frame_averaging import FrameAveraged
 from .graph import Graph, PairLinear, check_finite
 from .particles import ParticleModel
+from .perceptron import perceptron
 
 SPACE = 3  # dimensions of FA-GNN's particles
 
@@ -45,7 +44,7 @@ class CloudMLP(nn.Module):
         super().__init__()
         check_sizes(points=points, dim_out=dim_out, dim=dim, depth=depth, dim_in=dim_in)
         self.shape = (points, dim_in)
-        self.net = _mlp([points * dim_in, *[dim] * depth, dim_out])
+        self.net = perceptron([points * dim_in, *[dim] * depth, dim_out])
 
     def forward(self, x: Float[Tensor, "batch n d"]) -> Float[Tensor, "batch dim_out"]:
         """Of the flattened coordinates."""
@@ -100,9 +99,9 @@ class PointNet(nn.Module):
         super().__init__()
         check_sizes(dim_in=dim_in, dim_out=dim_out, dim=dim)
         self.dim_in, self.per_point = dim_in, per_point
-        self.local = nn.Sequential(_mlp([dim_in, dim, dim]), nn.ReLU())
-        self.whole = _mlp([dim, dim, 2 * dim])
-        self.head = _mlp([(3 if per_point else 2) * dim, dim, dim, dim_out])
+        self.local = nn.Sequential(perceptron([dim_in, dim, dim]), nn.ReLU())
+        self.whole = perceptron([dim, dim, 2 * dim])
+        self.head = perceptron([(3 if per_point else 2) * dim, dim, dim, dim_out])
 
     def forward(
         self, x: Float[Tensor, "batch n dim_in"], present: Bool[Tensor, "batch n"] | None = None
@@ -178,7 +177,7 @@ class DGCNN(nn.Module):
         check_sizes(dim_in=dim_in, dim_out=dim_out, dim=dim, depth=depth, neighbours=neighbours)
         self.dim_in, self.neighbours = dim_in, neighbours
         self.layers = nn.ModuleList(EdgeConvolution(dim if i else dim_in, dim) for i in range(depth))
-        self.head = _mlp([depth * dim, dim, dim_out])
+        self.head = perceptron([depth * dim, dim, dim_out])
 
     def forward(
         self, x: Float[Tensor, "batch n dim_in"], present: Bool[Tensor, "batch n"] | None = None
@@ -250,7 +249,7 @@ class FAGNN(ParticleModel):
         self.group, self.distances = group, distances
         self.encoder = nn.Linear(2 * SPACE, dim)
         self.layers = nn.ModuleList(MessageLayer(dim, 1 + distances) for _ in range(depth))
-        self.decoder = _mlp([dim, dim, SPACE], nn.SiLU)
+        self.decoder = perceptron([dim, dim, SPACE], nn.SiLU)
         for net in (*(layer.update for layer in self.layers[:-1]), self.decoder):  # what is seen as vectors
             _without_bias(net[-1])  # type: ignore[index,operator]
 
@@ -298,21 +297,13 @@ class MessageLayer(nn.Module):
         super().__init__()
         self.pairs = PairLinear(dim, dim_pair, dim)
         self.messages = nn.Linear(dim, dim)
-        self.update = _mlp([2 * dim, dim, dim], nn.SiLU)
+        self.update = perceptron([2 * dim, dim, dim], nn.SiLU)
 
     def forward(self, h: Tensor, e: Tensor, graph: Graph) -> Tensor:
         """Node tensors (..., dim) to node tensors (..., dim)."""
         silu = nn.functional.silu
         m = silu(self.messages(silu(self.pairs(h, e, graph))))
         return h + self.update(torch.cat([h, graph.sum(m)], -1))
-
-
-def _mlp(sizes: list[int], activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
-    """Linear layers of these sizes with the activation between them."""
-    layers: list[nn.Module] = []
-    for before, after in pairwise(sizes):
-        layers += [nn.Linear(before, after), activation()]
-    return nn.Sequential(*layers[:-1])
 
 
 def _seen(vectors: Tensor, frames: Frames) -> Tensor:

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..arguments import check_sizes
+from .perceptron import perceptron
 
 
 class GIN(nn.Module):
@@ -50,8 +51,8 @@ class GIN(nn.Module):
         )
         self.dim_in, self.eps, self.identities = dim_in, eps, identities
         first = (dim_in or 1) + (identities or 0)
-        self.layers = nn.ModuleList(_two_layers(dim if i else first, dim, dim) for i in range(depth))
-        self.head = _two_layers(dim, dim, dim_out)
+        self.layers = nn.ModuleList(perceptron([dim if i else first, dim, dim]) for i in range(depth))
+        self.head = perceptron([dim, dim, dim_out])
 
     def forward(
         self,
@@ -105,7 +106,7 @@ class AdjacencyMLP(nn.Module):
         super().__init__()
         check_sizes(nodes=nodes, dim_out=dim_out, dim=dim)
         self.nodes = nodes
-        self.net = nn.Sequential(nn.Linear(nodes**2, dim), nn.ReLU(), _two_layers(dim, dim, dim_out))
+        self.net = perceptron([nodes**2, dim, dim, dim_out])
 
     def forward(self, adjacency: Float[Tensor, "batch n n"]) -> Float[Tensor, "batch dim_out"]:
         """Of the flattened matrices."""
@@ -117,7 +118,3 @@ class AdjacencyMLP(nn.Module):
         """Random graphs."""
         upper = torch.rand(batch, self.nodes, self.nodes).round().triu(1)
         return (upper + upper.mT,)
-
-
-def _two_layers(dim_in: int, dim: int, dim_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(dim_in, dim), nn.ReLU(), nn.Linear(dim, dim_out))

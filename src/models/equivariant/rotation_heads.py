@@ -11,7 +11,6 @@ which give a rotation for degenerate numbers as well.
 """
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -21,6 +20,7 @@ from ...ops.precision import autocasts, without_autocast
 from ...ops.rotations import OFFSETS, PARENTS, check_parents, forward_kinematics, get_representation
 from ..arguments import check_sizes
 from .graph import check_finite
+from .perceptron import perceptron
 
 
 class RotationHead(nn.Module):
@@ -60,7 +60,7 @@ class RotationAutoencoder(nn.Module):
     def __init__(self, representation: str = "6d", *, dim: int = 128, depth: int = 4):
         super().__init__()
         _check_mlp(dim, depth)
-        self.layers = _mlp([9] + [dim] * (depth - 1))
+        self.layers = nn.Sequential(*perceptron([9] + [dim] * (depth - 1), nn.LeakyReLU), nn.LeakyReLU())
         self.head = RotationHead(dim, representation)
 
     def forward(self, x: Float[Tensor, "batch 3 3"]) -> Float[Tensor, "batch 3 3"]:
@@ -91,8 +91,8 @@ class PointCloudPose(nn.Module):
         super().__init__()
         if dim < 16 or dim % 16:
             raise ValueError(f"dim={dim}: must be a multiple of 16, at least 16")
-        self.points = nn.Sequential(*_mlp([3, dim // 16, dim // 8]), nn.Linear(dim // 8, dim))
-        self.hidden = _mlp([2 * dim, dim // 2])
+        self.points = perceptron([3, dim // 16, dim // 8, dim], nn.LeakyReLU)
+        self.hidden = nn.Sequential(nn.Linear(2 * dim, dim // 2), nn.LeakyReLU())
         self.head = RotationHead(dim // 2, representation)
 
     def forward(
@@ -150,9 +150,7 @@ class InverseKinematics(nn.Module):
         self.register_buffer("offsets", torch.tensor(offsets, dtype=torch.float64), persistent=False)
         numbers, self.to_matrix, _ = get_representation(representation)
         joints = len(parents)
-        self.layers = nn.Sequential(
-            *_mlp([3 * joints] + [dim] * (depth - 1)), nn.Linear(dim, numbers * joints)
-        )
+        self.layers = perceptron([3 * joints, *[dim] * (depth - 1), numbers * joints], nn.LeakyReLU)
 
     def rotations(self, pos: Float[Tensor, "batch joints 3"]) -> Float[Tensor, "batch joints 3 3"]:
         """The rotation at every joint."""
@@ -183,11 +181,3 @@ def _check_mlp(dim: int, depth: int) -> None:
     check_sizes(dim=dim)
     if depth < 2:
         raise ValueError(f"depth={depth}: must be at least 2")
-
-
-def _mlp(widths: Sequence[int]) -> nn.Sequential:
-    """Linear maps, each followed by LeakyReLU with the slope 0.01."""
-    layers: list[nn.Module] = []
-    for before, after in pairwise(widths):
-        layers += [nn.Linear(before, after), nn.LeakyReLU()]
-    return nn.Sequential(*layers)

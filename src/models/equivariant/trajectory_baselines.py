@@ -1,13 +1,12 @@
 """What a predictor of trajectories that knows of no symmetry does with the same data."""
 
-from itertools import pairwise
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..arguments import check_sizes
 from .graph import check_finite
+from .perceptron import perceptron
 
 
 class TrajectoryMLP(nn.Module):
@@ -41,9 +40,8 @@ class TrajectoryMLP(nn.Module):
         check_sizes(history=history, horizon=horizon, points=points, dim_out=dim_out, dim=dim, depth=depth)
         self.history, self.horizon, self.relative = history, horizon, relative
         self.shape_in, self.shape_out = (points, history, dim_out), (points, horizon, dim_out)
-        widths = [2 * points * history * dim_out, *[dim] * depth]
-        hidden = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.SiLU())]
-        self.layers = nn.Sequential(*hidden, nn.Linear(dim, points * horizon * dim_out))
+        widths = [2 * points * history * dim_out, *[dim] * depth, points * horizon * dim_out]
+        self.layers = perceptron(widths, nn.SiLU)
 
     def forward(
         self,
