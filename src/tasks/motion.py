@@ -12,18 +12,18 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from ..errors import ConfigError, DataError
 from ..models.equivariant.particles import ParticleModel
 from ..ops.lie import so2, so3
-from .base import Batch, Task
+from .base import Batch
+from .means import MeanTask
 
 SEED = 0  # of the test's rotations and of the turned baseline: the same in every run
 TURNED, DEGREES = 20, 25.0  # directions of the turned baseline, and the standard deviation of their angles
 
 
-class MotionTask(Task):
+class MotionTask(MeanTask):
     """What the two tasks share: means over samples, and rotations of a batch.
 
     Args:
@@ -46,13 +46,7 @@ class MotionTask(Task):
     ):
         super().__init__(model, optim=optim, scheduler=scheduler)
         self.rotated, self.augment_rotations = rotated, augment_rotations
-        # A mean that left out what is not finite would hide a model that blows up.
-        self.evaluation = nn.ModuleDict(
-            {
-                stage: nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in names})
-                for stage, names in metrics.items()
-            }
-        )
+        self.track(metrics)
 
     def seen(self, batch: Batch) -> Batch:
         """A training batch as the model sees it."""
@@ -70,15 +64,9 @@ class MotionTask(Task):
         """A test batch under its rotations."""
         return rotated(batch, self.rotations(batch))
 
-    def add(self, stage: str, name: str, values: Tensor, batch: Batch) -> None:
-        """Values of the samples of a batch, to a mean of the stage."""
-        real = batch["mask"].bool()
-        mean = self.evaluation[stage][name]  # type: ignore[index]
-        mean.update(values[real].float(), torch.ones_like(values[real]).float())  # type: ignore[operator]
-
     def metrics_of(self, stage: str) -> dict[str, Any]:
         """Those that the batches had something for."""
-        return {name: mean for name, mean in self.evaluation[stage].items() if mean.update_called}  # type: ignore[operator]
+        return {name: mean for name, mean in super().metrics_of(stage).items() if mean.update_called}
 
 
 class ParticleForecast(MotionTask):

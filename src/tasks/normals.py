@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
-from ..errors import DataError
-from .base import Batch, Task
+from .base import Batch
+from .means import MeanTask, variants
 
 
-class NormalEstimation(Task):
+class NormalEstimation(MeanTask):
     """Clouds `x` (B, n, 3) to a vector per point, along the unit normal `y` (B, n, 3) or against it.
 
     Minimises the mean of 1 - cos^2 of the angle between them. Metrics, means over all points of all clouds: `loss`,
@@ -44,17 +43,9 @@ class NormalEstimation(Task):
         if len(set(rotations)) < len(rotations):
             raise ValueError(f"rotations={list(rotations)}: must be different")
         self.rotations = tuple(rotations)
-        names = [f"{kind}{suffix}" for suffix in ("", *self._suffixes) for kind in ("loss", "degrees")]
-        self.evaluation = nn.ModuleDict(
-            {
-                stage: nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in found})
-                for stage, found in (("val", names[:2]), ("test", names))
-            }
-        )
-
-    @property
-    def _suffixes(self) -> list[str]:
-        return [f"@{which}" for which in self.rotations]
+        suffixes = ["", *(f"@{which}" for which in rotations)]
+        names = [f"{kind}{suffix}" for suffix in suffixes for kind in ("loss", "degrees")]
+        self.track({"val": names[:2], "test": names})
 
     def check_sizes(self, sizes: Mapping[str, Any]) -> None:
         """Raises ValueError for data whose targets are no normals."""
@@ -74,29 +65,14 @@ class NormalEstimation(Task):
         return {"loss": 1 - squared_cosines(self.model(batch["x"]), batch["y"]).mean()}
 
     def update_metrics(self, batch: Batch, stage: str) -> None:
-        real = batch["mask"].bool()
         for suffix, x, y in self._views(batch, stage):
             predicted, normals = self.model(x).float(), y.float()
-            self._add(stage, f"loss{suffix}", (1 - squared_cosines(predicted, normals).mean(1))[real])
-            self._add(stage, f"degrees{suffix}", line_angles(predicted, normals).mean(1)[real])
+            self.add(stage, f"loss{suffix}", 1 - squared_cosines(predicted, normals).mean(1), batch)
+            self.add(stage, f"degrees{suffix}", line_angles(predicted, normals).mean(1), batch)
 
     def _views(self, batch: Batch, stage: str) -> Iterator[tuple[str, Tensor, Tensor]]:
         """(suffix of the metrics, x, y) of every rotation."""
-        yield "", batch["x"], batch["y"]
-        for suffix in self._suffixes if stage == "test" else ():
-            if f"x{suffix}" not in batch or f"y{suffix}" not in batch:
-                there = ", ".join(key for key in batch if key.startswith("x@")) or "no rotated clouds"
-                raise DataError(
-                    f"the test batches have no 'x{suffix}' and 'y{suffix}' (they have {there}); task.rotations "
-                    "must be among data.rotations"
-                )
-            yield suffix, batch[f"x{suffix}"], batch[f"y{suffix}"]
-
-    def _add(self, stage: str, name: str, values: Tensor) -> None:
-        self.evaluation[stage][name].update(values, torch.ones_like(values))  # type: ignore[index,operator]
-
-    def metrics_of(self, stage: str) -> dict[str, Any]:
-        return dict(self.evaluation[stage].items())  # type: ignore[operator]
+        return variants(batch, self.rotations if stage == "test" else (), "rotations", "no rotated clouds")
 
 
 def squared_cosines(

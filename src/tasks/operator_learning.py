@@ -10,19 +10,19 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError
 from ..models.operators.operator import Operator
-from .base import Batch, Task
+from .base import Batch
 from .field_losses import RelativeL2
+from .means import MeanTask, variants
 
 Norm = Callable[[Tensor, Tensor], Tensor]
 ROLLOUTS = ("autoregressive", "one_step", "space_time")
 OVER_STEPS = ("mean", "sum")
 
 
-class OperatorLearning(Task):
+class OperatorLearning(MeanTask):
     """Fields `x` (batch, C_in, *grid) to fields `y` (batch, C_out, *grid); minimises the batch's mean of `loss`.
 
     `loss` and the metrics are relative errors per sample (`RelativeL2()`, `RelativeH1(...)`). A metric is the mean
@@ -88,13 +88,7 @@ class OperatorLearning(Task):
             raise ValueError(
                 f"metrics={list(metrics)}: with rollout={rollout} there is a '<name>_step' of each"
             )
-        # A mean that left out what is not finite would hide a rollout that blows up.
-        self.evaluation = nn.ModuleDict(
-            {
-                stage: nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in names})
-                for stage, names in (("val", list(metrics)), ("test", test))
-            }
-        )
+        self.track({"val": list(metrics), "test": test})
 
     def check_sizes(self, sizes: Mapping[str, Any]) -> None:
         """Raises ValueError where an operator has other channels than the data, or cannot work on their grid."""
@@ -190,32 +184,16 @@ class OperatorLearning(Task):
         for suffix, x, y in self._views(batch, stage):
             prediction = self.predict(x, y.shape[1])
             for name, norm in self.norms.items():
-                self._add(stage, name + suffix, norm(prediction, y), batch)
+                self.add(stage, name + suffix, norm(prediction, y), batch)
                 if self.rollout and stage == "test" and not suffix:
                     steps = per_step(norm, prediction, y)
-                    self._add(stage, f"{name}_step", steps.mean(1), batch)
-                    self._add(stage, f"{name}_last", steps[:, -1], batch)
+                    self.add(stage, f"{name}_step", steps.mean(1), batch)
+                    self.add(stage, f"{name}_last", steps[:, -1], batch)
 
     def _views(self, batch: Batch, stage: str) -> Iterator[tuple[str, Tensor, Tensor]]:
         """(suffix of the metrics, x, y) of every resolution."""
-        yield "", batch["x"], batch["y"]
-        for size in self.resolutions if stage == "test" else ():
-            if f"x@{size}" not in batch or f"y@{size}" not in batch:
-                there = ", ".join(key for key in batch if key.startswith("x@")) or "no other resolution"
-                raise DataError(
-                    f"the test batches have no 'x@{size}' and 'y@{size}' (they have {there}); "
-                    "task.resolutions must be among data.resolutions"
-                )
-            yield f"@{size}", batch[f"x@{size}"], batch[f"y@{size}"]
-
-    def _add(self, stage: str, name: str, errors: Tensor, batch: Batch) -> None:
-        # A sample that stands in for an absent one is left out, not weighed 0: it may be infinite.
-        real = batch["mask"].bool()
-        mean = self.evaluation[stage][name]  # type: ignore[index]
-        mean.update(errors[real], torch.ones_like(errors[real]))  # type: ignore[operator]
-
-    def metrics_of(self, stage: str) -> dict[str, Any]:
-        return dict(self.evaluation[stage].items())  # type: ignore[operator]
+        wanted = self.resolutions if stage == "test" else ()
+        return variants(batch, wanted, "resolutions", "no other resolution")
 
 
 def _check_options(
