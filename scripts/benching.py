@@ -78,6 +78,14 @@ def resident_mb(field: str = "VmRSS") -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(field + ":")) / 1e3
 
 
+def version_of(peer: str) -> str | None:
+    """Of an installed package; None for a form that a benchmark writes out itself."""
+    try:
+        return importlib.metadata.version(peer)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def against_peer(
     report: Any,
     text: str,
@@ -96,6 +104,7 @@ def against_peer(
     Args:
         text: names the case; a compiled form is said after it.
         form: of ours; `compiled` has no memory of its own.
+        peer: a package, or the name of a form.
         difference, agreement: of the results, and how much is allowed.
         count: repetitions.
         memory: (script, number) of the case, for `memory_mb`.
@@ -109,7 +118,7 @@ def against_peer(
     report.add(
         case=text + (" compiled" if form == "compiled" else ""),
         peer=peer,
-        peer_version=importlib.metadata.version(peer),
+        peer_version=version_of(peer),
         ours_ms=times[0],
         peer_ms=times[1],
         ratio=times[1] / times[0],

@@ -53,16 +53,27 @@ def build_model(node: Mapping[str, Any], sizes: Mapping[str, Any], *, allowed: S
         ConfigError: the model needs a size that neither the config nor the data have (channels for a model of
             tokens, or the other way round).
     """
+    node = sized(node, sizes, allowed=allowed)
     parameters = inspect.signature(resolve(node.get("_target_"), "model", allowed)).parameters
-    supplied = {k: v for k, v in sizes.items() if k in parameters and k not in node}
-    open_ = [k for k, p in parameters.items() if p.default is p.empty and k not in {**node, **supplied}]
+    open_ = [k for k, p in parameters.items() if p.default is p.empty and k not in node]
     for name in (k for k in open_ if k in SIZES):
         raise ConfigError(
             f"model: {node['_target_']} needs {name}, and these data have {', '.join(sizes)}; "
             "for channels there is eigenzoo.models.ssm.SequenceModel, for tokens TokenModel, for pairs PairModel, "
             "for fields the operators of eigenzoo.models.operators"
         )
-    return build(node, "model", allowed=allowed, **supplied)
+    return build(node, "model", allowed=allowed)
+
+
+def sized(
+    node: Mapping[str, Any], sizes: Mapping[str, Any], path: str = "model", *, allowed: Sequence[str] = ()
+) -> dict[str, Any]:
+    """A model's node with the sizes of the data that its constructor asks for; that of a `base` inside it, too."""
+    parameters = inspect.signature(resolve(node.get("_target_"), path, allowed)).parameters
+    found = {**{k: v for k, v in sizes.items() if k in parameters}, **node}
+    if isinstance(found.get("base"), Mapping):
+        found["base"] = sized(found["base"], sizes, f"{path}.base", allowed=allowed)
+    return found
 
 
 def build_task(

@@ -37,7 +37,7 @@ SUPPLIED = {
     "task": ("model", "optim", "scheduler"),
     "optim": ("model", "params"),
     "scheduler": ("optimizer", "total_steps", "steps_per_epoch"),
-    "study": ("seed",),
+    "study": ("seed", "base"),
 }
 # Of these, the ones that a config may not give itself, and those nodes that stay partial until then.
 NEVER_GIVEN = ("task", "optim", "scheduler")
@@ -166,7 +166,8 @@ def _faults(node: Any, path: str, allowed: Sequence[str], supplied: Collection[s
             yield from _missing(node, path, target, supplied)
     for key, child in node.items():
         if key not in SPECIAL:
-            yield from _faults(child, f"{path}.{key}", allowed)
+            below = f"{path}.{key}"
+            yield from _faults(child, below, allowed, supplied if below == "model.base" else ())
 
 
 def _parameters(target: Any) -> dict[str, inspect.Parameter]:

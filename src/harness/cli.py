@@ -22,6 +22,8 @@ eigenzoo: structured layers, trained and reproduced
   eigenzoo table PAPER [--format text|md|csv|latex|json] [--scale S]
   eigenzoo tune experiment=NAME [trials=30] [key=value ...]
   eigenzoo data [list|fetch|where|verify] [NAME]
+  eigenzoo compress RUN method=svd|fwsvd|lord|maestro ratio=0.5 [targets=a,b] [per_layer=energy] [out=DIR]
+  eigenzoo analyse RUN [--rule median] [--embeddings] [--out DIR]    spectra of the weights, layer by layer
   eigenzoo push RUN REPO [--private]                upload an exported run to the hub
 
 `--config-dir DIR` adds configs of your own to all but data and push; with code of your own, allow_targets=[yours].
@@ -54,7 +56,7 @@ def run_command(words: list[str]) -> int:
         return train_command(words[1:])
     commands = {
         "list": _list, "show": _show, "check": _check, "reproduce": _reproduce, "table": _table,
-        "tune": _tune, "data": _data, "push": _push,
+        "tune": _tune, "data": _data, "compress": _compress, "analyse": _analyse, "push": _push,
     }  # fmt: skip
     name, rest = words[0], words[1:]
     if name not in commands:
@@ -210,6 +212,35 @@ def _set_of(name: str) -> str:
     path = schema.config_dir() / "data" / f"{name}.yaml"
     target = str(read_yaml(path).get("_target_")) if path.is_file() else ""
     return source.attribute(target, "name") or name
+
+
+def _compress(rest: list[str]) -> int:
+    from . import compress
+
+    parser = _parser(
+        "compress", "Replace the layers of a finished run by low-rank ones; tests before and after."
+    )
+    parser.add_argument("run", help="a folder of a finished run, a shipped model or a hub id")
+    parser.add_argument("words", nargs="*", help=f"{'= '.join(compress.WORDS)}=")
+    given = parser.parse_intermixed_args(rest)
+    own, others = _own_words(given.words, compress.WORDS)
+    if others:
+        raise ConfigError(
+            f"'{others[0]}': no such word" + near_or_all(others[0].split("=")[0], compress.WORDS)
+        )
+    return compress.compress(given.run, own)
+
+
+def _analyse(rest: list[str]) -> int:
+    from .analyse import analyse
+
+    parser = _parser("analyse", "Spectra of the weights of a trained model, as a table and a figure.")
+    parser.add_argument("run", help="a folder of a finished run, a shipped model or a hub id")
+    parser.add_argument("--rule", default="median", help="of the tail: median, goodness_of_fit, fix_finger")
+    parser.add_argument("--embeddings", action="store_true", help="measure them too")
+    parser.add_argument("--out", type=Path, help="folder for the files")
+    given = parser.parse_args(rest)
+    return analyse(given.run, rule=given.rule, embeddings=given.embeddings, out=given.out)
 
 
 def _push(rest: list[str]) -> None:

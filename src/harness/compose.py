@@ -1,6 +1,6 @@
 """From command-line words to one plain, resolved config.
 
-    compose(train.yaml, experiment, words) -> merge the scale -> the words once more -> resolve
+    compose(train.yaml, experiment, words) -> merge the scale -> the words once more -> resolve -> fill in the base
 
 The words of the command line win over the scale, and the scale over the experiment. Torch is not imported, unless a
 fault has been found: then the nodes are checked too, so that all faults are told at once.
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from ..errors import ConfigError
-from . import schema
+from . import base, schema
 from .check import node_faults, root_faults
 from .fits import adapt
 from .words import near, normalise, options, parse, sentence, word_faults
@@ -40,6 +40,10 @@ def compose(words: Sequence[str], folder: str | Path | None = None) -> Composed:
     bad = word_faults(words, place)
     try:
         config = _compose([w for w in words if w not in bad], place)
+    except ConfigError as error:
+        raise ConfigError(*bad.values(), *error.faults) from None
+    try:
+        base.fill(config, place)
     except ConfigError as error:
         raise ConfigError(*bad.values(), *error.faults) from None
     if faults := [*bad.values(), *root_faults(config)]:

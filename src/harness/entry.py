@@ -115,6 +115,17 @@ def _hydra(argv: Sequence[str]) -> int:
 
 def _groups(folder: str | None) -> str:
     place = Path(folder) if folder else None
-    shown = ("experiment", "data", "model", "task", "optim", "scheduler", "trainer", "callbacks", "logger")
+    shown = (
+        "experiment",
+        "data",
+        "model",
+        "adapter",
+        "task",
+        "optim",
+        "scheduler",
+        "trainer",
+        "callbacks",
+        "logger",
+    )
     rows = [f"  {g:<11} {', '.join(options(g, place))}" for g in (*shown, "launcher", "debug")]
     return f"Groups (in {schema.config_dir()}):\n" + "\n".join(rows) + "\n"

@@ -54,6 +54,10 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+class Busy(StorageError):
+    """A run folder that another process holds."""
+
+
 class RunFolder:
     """One run's folder. `with RunFolder(path) as folder:` holds its lock; every file is written atomically."""
 
@@ -71,9 +75,7 @@ class RunFolder:
             self._lock.seek(0)
             owner = self._lock.read().decode() or "another process"
             self._lock.close()
-            raise StorageError(
-                f"{self.path} is in use by {owner}: the same run is already going on"
-            ) from None
+            raise Busy(f"{self.path} is in use by {owner}: the same run is already going on") from None
         self._lock.truncate(0)
         self._lock.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         self._lock.flush()

@@ -9,8 +9,11 @@ from .schema import NOT_IDENTITY
 
 
 def run_id(config: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits of the SHA-256 of the config without `NOT_IDENTITY`, keys sorted."""
-    kept = {k: v for k, v in config.items() if k not in NOT_IDENTITY}
+    """Twelve hexadecimal digits of the SHA-256 of the config without `NOT_IDENTITY`, keys sorted.
+
+    A run without a pretrained base has the name that it had before there were any.
+    """
+    kept = {k: v for k, v in config.items() if k not in NOT_IDENTITY and not (k == "base" and v is None)}
     text = json.dumps(kept, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

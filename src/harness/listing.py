@@ -41,7 +41,12 @@ def list_things(kind: str, pattern: str = "*", folder: Path | None = None) -> li
 
 def render(kind: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as aligned text; columns that are empty throughout are left out."""
-    columns = [c for c in COLUMNS[kind] if any(row.get(c) not in (None, "") for row in rows)]
+    return aligned(rows, COLUMNS[kind])
+
+
+def aligned(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
+    """Rows as text in columns (None: the keys of the first row) under their names."""
+    columns = [c for c in columns or rows[0] if any(row.get(c) not in (None, "") for row in rows)]
     lines = [list(columns), *([_cell(row.get(c)) for c in columns] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     return "\n".join(

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+from . import base
 from .build import build, build_model, build_task
 from .check import check
 from .compose import compose, options
 from .entry import use_folder
+from .study import takes_base
 
 
 def preflight(names: Sequence[str], folder: Path | None = None, words: Sequence[str] = ()) -> int:
@@ -63,8 +65,17 @@ def build_on_meta(config: dict[str, Any]) -> Any:
 
     allowed = config["allow_targets"]
     if config["study"]:
-        return build(config["study"], "study", allowed=allowed)
+        with torch.device("meta"):
+            supplied = {"base": _base_of(config)} if config["base"] and takes_base(config) else {}
+        return build(config["study"], "study", allowed=allowed, **supplied)
     data = build(config["data"], "data", allowed=allowed, **({} if "seed" in config["data"] else {"seed": 0}))
     with torch.device("meta"):
         model = build_model(config["model"], data.sizes, allowed=allowed)
         return build_task(config, model, data.sizes, allowed=allowed)
+
+
+def _base_of(config: dict[str, Any]) -> Any:
+    """The model of the run's base, with random weights."""
+    whole, allowed = base.config_of(config), config["allow_targets"]
+    sizes = build(whole["data"], "data", allowed=allowed).sizes if "data" in whole else {}
+    return build_model(whole["model"], sizes, allowed=allowed)

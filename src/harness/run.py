@@ -17,6 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from ..errors import ConfigError
+from . import base
 from .check import check
 from .compose import Composed
 from .folder import RunFolder, read_json, write_text
@@ -85,15 +86,16 @@ def _write_config(folder: RunFolder, config: Mapping[str, Any]) -> None:
 
 
 def _carry_out(composed: Composed, folder: RunFolder, console: Console) -> Outcome:
+    quiet_libraries()
+    pretrained = base.ensure(composed.config, composed.folder, console)
     if composed.config["study"]:
         from .study import study
 
-        record = study(composed.config, folder)
+        record = study(composed.config, folder, pretrained)
     else:
         from .training import train
 
-        quiet_libraries()
-        record = train(composed, folder, console)
+        record = train(composed, folder, console, pretrained)
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:
         folder.write_json("record.json", record)
         _keep(composed.config, record)

@@ -22,6 +22,7 @@ class Root:
     scale: str | None = None
     scales: dict[str, Any] = field(default_factory=dict)
 
+    base: Any = field(default_factory=dict)  # the exported run that this one starts from, see base.py
     data: Any = None
     model: Any = None
     task: Any = None

@@ -11,8 +11,8 @@ import torch
 from rich.console import Console
 
 from ..errors import ConfigError
-from . import checkpoint
-from .build import build, build_model, build_task
+from . import base, checkpoint
+from .build import build, build_model, build_task, sized
 from .checkpoint import BEST, RunCheckpoint, RunCheckpointIO
 from .compose import Composed
 from .determinism import StepNoise
@@ -47,11 +47,15 @@ class Clock(pl.Callback):
         self.seconds, self.started = state_dict["seconds"], state_dict["started"]
 
 
-def train(composed: Composed, folder: RunFolder, console: Console) -> dict[str, Any]:
-    """One training run in its folder; returns the record."""
+def train(
+    composed: Composed, folder: RunFolder, console: Console, pretrained: Path | None = None
+) -> dict[str, Any]:
+    """One training run in its folder, from the weights of the `pretrained` run; returns the record."""
     config = composed.config
     data, model, task = _assemble(config)
     start, remarks = checkpoint.latest(folder.path) if config["resume"] else (None, [])
+    if start is None:
+        base.start(model, config, pretrained)
     for remark in remarks:
         console.print(remark, soft_wrap=True)
     trainer, clock, log = _trainer(config, folder, task, console)
@@ -69,7 +73,7 @@ def train(composed: Composed, folder: RunFolder, console: Console) -> dict[str, 
         weights=tested, steps=trainer.global_step, epochs=trainer.current_epoch,
         wall_s=round(seconds, 2), s_per_step=round(seconds / max(1, trainer.global_step), 6),
         peak_mb=peak_mb(task.device),
-        params=_count(model), data=data.provenance, started=clock.started, finished=now(),
+        params=_count(model), data=[*data.provenance, *base.provenance(config)], started=clock.started, finished=now(),
         **_initialisation(model),
     )  # fmt: skip
     many = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
@@ -246,14 +250,8 @@ def _leave(
     (folder / "figures").mkdir(exist_ok=True)
     training_curve(log.path, folder / "figures" / "training.png")
     model = task.model
-    node = {**{k: v for k, v in data.sizes.items() if k in _arguments(model)}, **config["model"]}
+    node = sized(config["model"], data.sizes, allowed=config["allow_targets"])
     split = data.test_dataloader() or data.val_dataloader() or data.train_dataloader()
     batch = {k: t[:4].cpu() if t.ndim else t for k, t in next(iter(split)).items()}
     inputs = task.inputs_of(batch)
     export(model.cpu(), {**config, "model": node}, folder, inputs, record)
-
-
-def _arguments(model: Any) -> set[str]:
-    import inspect
-
-    return set(inspect.signature(type(model)).parameters)

@@ -12,7 +12,8 @@ from . import schema
 
 # What `name=choice` may choose; the options are the files of `configs/<name>`.
 GROUPS = (
-    "data", "model", "task", "optim", "scheduler", "trainer", "callbacks", "logger", "experiment", "launcher", "debug",
+    "data", "model", "adapter", "task", "optim", "scheduler", "trainer", "callbacks", "logger", "experiment",
+    "launcher", "debug",
 )  # fmt: skip
 
 
@@ -104,7 +105,7 @@ def _faults(override: Any, folder: Path | None) -> Iterator[str]:
         yield f"{key}: no such key at the root of the config" + near(root, (*schema.NAMES, *GROUPS))
     elif key in GROUPS and not override.is_delete():
         yield from _option_faults(key, override.value(), folder)
-    elif key != root and root not in (*schema.NODES, "scales", "tune", "allow_targets"):
+    elif key != root and root not in (*schema.NODES, "base", "scales", "tune", "allow_targets"):
         yield f"{key}: '{root}' has nothing below it"
 
 

@@ -56,11 +56,11 @@ def load(
 
     from .export import check_exported
 
-    folder = _find(source, revision)
+    folder = find(source, revision)
     check_exported(folder)
-    node = _model_node(folder)
+    node = model_node(folder)
     path = f"{folder / 'config.yaml'}: model"
-    _check_targets(node, path, allow_targets)
+    check_targets(node, path, allow_targets)
     with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced by the stored ones
         model = _build(node, path, allow_targets)
     _load_weights(model, folder / "model.safetensors")
@@ -179,16 +179,16 @@ def _build(node: dict[str, Any], path: str, allowed: Sequence[str]) -> "nn.Modul
     return model
 
 
-def _check_targets(node: Any, path: str, allowed: Sequence[str]) -> None:
+def check_targets(node: Any, path: str, allowed: Sequence[str]) -> None:
     """Refuse every target that is no part of a model, and every interpolation."""
     if isinstance(node, list):
         for index, child in enumerate(node):
-            _check_targets(child, f"{path}[{index}]", allowed)
+            check_targets(child, f"{path}[{index}]", allowed)
     elif isinstance(node, dict):
         if "_target_" in node:
             _check_target(str(node["_target_"]), path, allowed)
         for key, child in node.items():
-            _check_targets(child, f"{path}.{key}", allowed)
+            check_targets(child, f"{path}.{key}", allowed)
     elif isinstance(node, str) and "${" in node:
         raise ConfigError(f"{path}: {node!r} is an interpolation; a model's config holds plain values only")
 
@@ -211,7 +211,7 @@ def _check_target(target: str, path: str, allowed: Sequence[str]) -> None:
     )
 
 
-def _find(source: str | Path, revision: str | None) -> Path:
+def find(source: str | Path, revision: str | None = None) -> Path:
     """The folder of the exported files, downloaded if need be."""
     folder = Path(source).expanduser()
     if folder.is_dir():
@@ -243,7 +243,8 @@ def _download(repo: str, revision: str | None, tried: Sequence[str]) -> Path:
         ) from error
 
 
-def _model_node(folder: Path) -> dict[str, Any]:
+def model_node(folder: Path) -> dict[str, Any]:
+    """The model's node of an exported run's config; ConfigError where there is none."""
     import yaml
 
     path = folder / "config.yaml"

@@ -30,7 +30,7 @@ def parameter_groups(model: nn.Module, groups: Groups | None = None) -> list[dic
     group is named that no parameter carries, or has an option other than `lr` and `weight_decay`.
     """
     groups = groups or {}
-    tags = _tags(model)
+    tags = tags_of(model)
     _check(groups, {t for names in tags.values() for t in names})
     found: dict[tuple[tuple[str, float], ...], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -42,8 +42,8 @@ def parameter_groups(model: nn.Module, groups: Groups | None = None) -> list[dic
     return [{"params": parameters, **dict(options)} for options, parameters in found.items()]
 
 
-def _tags(model: nn.Module) -> dict[str, tuple[str, ...]]:
-    """Tags of every parameter by its full name."""
+def tags_of(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """The tags of every parameter that has any, by its full name."""
     tags: dict[str, tuple[str, ...]] = {}
     for prefix, module in model.named_modules():
         own = getattr(module, "parameter_tags", None)

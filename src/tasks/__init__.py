@@ -1,13 +1,21 @@
 """Tasks: a model, a loss and metrics for one kind of problem, as LightningModules."""
 
+from .adapter_toy import AdapterToy
+from .answers import QuestionAnswering
 from .base import Task
 from .classification import Classification
+from .compression_study import CompressionStudy
 from .equivariance_study import EquivarianceStudy
+from .farms_studies import PruningStudy, RandomSpectrum
 from .field_losses import RelativeH1, RelativeL2
+from .flora_studies import DigitTransferStudy, PlantedTuckerStudy
 from .frame_studies import FrameDegeneracy, FrameInvariance, GraphSeparation
 from .gaunt_studies import GauntParity, GauntSpeed
 from .kernel_fit import DelayFit
+from .language import LanguageModelling
 from .lie_studies import EKFStudy, LieIdentities, SmoothingStudy
+from .maestro import OrderedClassification, PrefixClassification
+from .maestro_studies import OrderedAutoencoder, OrderedLinearMap
 from .motion import ParticleForecast, TrajectoryForecast
 from .normals import NormalEstimation
 from .operator_learning import OperatorLearning
@@ -15,16 +23,22 @@ from .patch_memory import PatchMemory
 from .ponita_study import OrientationError, OrientationRate
 from .product_studies import PathCounts, ProductSpeed
 from .ptd_studies import FourierGain, TransferStudy
+from .quantisation_study import QuantisationStudy
 from .reconstruction import ReconstructionFit
 from .regression import Regression
 from .robustness import NoisyClassification
 from .rotation_regression import PoseReconstruction, RotationRegression
+from .sequence_classification import SequenceClassification
 from .skr_study import SKRStudy, SortingStudy
 from .step_classification import StepClassification
+from .temperature_balance import TemperatureBalance
 
 __all__ = [
+    "AdapterToy",
     "Classification",
+    "CompressionStudy",
     "DelayFit",
+    "DigitTransferStudy",
     "EKFStudy",
     "EquivarianceStudy",
     "FourierGain",
@@ -33,27 +47,39 @@ __all__ = [
     "GauntParity",
     "GauntSpeed",
     "GraphSeparation",
+    "LanguageModelling",
     "LieIdentities",
     "NoisyClassification",
     "NormalEstimation",
     "OperatorLearning",
+    "OrderedAutoencoder",
+    "OrderedClassification",
+    "OrderedLinearMap",
     "OrientationError",
     "OrientationRate",
     "ParticleForecast",
     "PatchMemory",
     "PathCounts",
+    "PlantedTuckerStudy",
     "PoseReconstruction",
+    "PrefixClassification",
     "ProductSpeed",
+    "PruningStudy",
+    "QuantisationStudy",
+    "QuestionAnswering",
+    "RandomSpectrum",
     "ReconstructionFit",
     "Regression",
     "RelativeH1",
     "RelativeL2",
     "RotationRegression",
     "SKRStudy",
+    "SequenceClassification",
     "SmoothingStudy",
     "SortingStudy",
     "StepClassification",
     "Task",
+    "TemperatureBalance",
     "TrajectoryForecast",
     "TransferStudy",
 ]

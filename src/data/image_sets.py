@@ -1,0 +1,91 @@
+"""Images as images: MNIST and CIFAR-10 with their channels first. Kept as bytes, standardised batch by batch."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .images import CIFAR_MEAN, CIFAR_SD, check_limits, hold_out
+from .module import Splits, TensorData
+from .parquet import load_images
+
+# Of the pixels of MNIST's 60000 training images, in [0, 1].
+MNIST_MEAN, MNIST_SD = (0.1307,), (0.3081,)
+
+
+class ImageSet(TensorData):
+    """Labelled images: `x` (B, C, side, side), standardised by published constants per channel, `y` (B,).
+
+    A subclass says `name`, `side`, `classes`, and the `mean` and `sd` of the channels, of pixels in [0, 1].
+
+    Args:
+        batch_size: samples of a batch.
+        seed: of the order of the training batches.
+        eval_batch_size: samples of a validation or test batch; None takes `batch_size`.
+        train_limit, test_limit: use the first so many images of the split; None uses all.
+        val_fraction: of the training images, held out for validation (split seed 42).
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    side: int
+    classes: int
+    mean: tuple[float, ...]
+    sd: tuple[float, ...]
+
+    def __init__(
+        self,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        eval_batch_size: int | None = None,
+        train_limit: int | None = None,
+        test_limit: int | None = None,
+        val_fraction: float = 0.1,
+    ):
+        super().__init__(batch_size, seed=seed, eval_batch_size=eval_batch_size)
+        check_limits(val_fraction, train_limit=train_limit, test_limit=test_limit)
+        self.train_limit, self.test_limit, self.val_fraction = train_limit, test_limit, val_fraction
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Channels, classes and the side of the images."""
+        return {"dim_in": len(self.mean), "dim_out": self.classes, "side": self.side}
+
+    def load(self) -> Splits:
+        """Reads the images (the first `*_limit` of each split) as bytes (n, C, side, side)."""
+        splits: Splits = {}
+        for split, limit in (("train", self.train_limit), ("test", self.test_limit)):
+            pixels, labels, source = load_images(self.name, split, limit)
+            self.note_source(source)
+            splits[split] = {"x": pixels.movedim(-1, 1).contiguous(), "y": labels}
+        if self.val_fraction:
+            whole = splits["train"]
+            rows = hold_out(len(whole["y"]), self.val_fraction)
+            for split, chosen in zip(("train", "val"), rows, strict=True):
+                splits[split] = {key: tensor[chosen] for key, tensor in whole.items()}
+        return splits
+
+    def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Bytes to (x / 255 - mean) / sd."""
+        return {**batch, "x": self.standardised(batch["x"])}
+
+    def standardised(self, pixels: Tensor) -> Float[Tensor, "batch channels side side"]:
+        """(x / 255 - mean) / sd per channel."""
+        x = pixels.float() / 255
+        channels = [(c - m) / s for c, m, s in zip(x.unbind(1), self.mean, self.sd, strict=True)]
+        return torch.stack(channels, 1)
+
+
+class MNISTImages(ImageSet):
+    """MNIST: 60000 and 10000 digits of 28 x 28, one channel; see `ImageSet`."""
+
+    name, side, classes = "mnist", 28, 10
+    mean, sd = MNIST_MEAN, MNIST_SD
+
+
+class CIFAR10Images(ImageSet):
+    """CIFAR-10: 50000 and 10000 photographs of 32 x 32 in colour, ten classes; see `ImageSet`."""
+
+    name, side, classes = "cifar10", 32, 10
+    mean, sd = CIFAR_MEAN, CIFAR_SD

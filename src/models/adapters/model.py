@@ -1,0 +1,105 @@
+"""A model with adapters as one module, so that a config can name it and a checkpoint rebuild it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..weights import load_weights
+from .inject import ALL_LINEAR, Progress, inject, strip
+from .layer import Adapter, Full
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A further adapter for other layers of the same model.
+
+    Args:
+        adapter: what to add.
+        targets: patterns of layers, see `find_sites`.
+        name: of the adapter.
+    """
+
+    adapter: Adapter
+    targets: str | Sequence[str]
+    name: str = "default"
+
+
+class AdaptedModel(nn.Module):
+    """A frozen base with adapters: called as the base is.
+
+    The constructor makes the structure; `start` gives the base its pretrained weights and computes the adapters'
+    factors from them. Without it the adapters start from the weights that the base has, where they need any.
+
+    Args:
+        base: the model; with `Full()` as adapter all of it is trained.
+        adapter: what to add beside every target.
+        targets, exclude: patterns of layers, see `find_sites`.
+        trainable: patterns of modules that are trained whole beside the adapters (a new head).
+        also: adapters for other layers.
+
+    Raises:
+        ValueError: as `inject`.
+    """
+
+    def __init__(
+        self,
+        base: nn.Module,
+        *,
+        adapter: Adapter,
+        targets: str | Sequence[str] = ALL_LINEAR,
+        exclude: Sequence[str] = (),
+        trainable: Sequence[str] = (),
+        also: Sequence[Placement] = (),
+    ):
+        super().__init__()
+        self.base = base
+        self.placements = [Placement(adapter, targets), *also]
+        self.exclude, self.trainable = tuple(exclude), tuple(trainable)
+        self._inject(start=False)
+
+    def _inject(self, *, start: bool, progress: Progress | None = None) -> None:
+        for placed in self.placements:
+            if not isinstance(placed.adapter, Full):
+                inject(
+                    self.base,
+                    placed.adapter,
+                    targets=placed.targets,
+                    exclude=self.exclude,
+                    trainable=self.trainable,
+                    name=placed.name,
+                    start=start,
+                    progress=progress,
+                )
+
+    def start(self, weights: Mapping[str, Tensor] | None = None, *, progress: Progress | None = None) -> None:
+        """Called once, before training: weights into the base, then fresh adapters computed from them.
+
+        Args:
+            weights: a state dict of the plain base. None: the base's own way to its pretrained weights (its
+                `start`), or else the weights that it has.
+            progress: called with (layers done, layers in all).
+
+        Raises:
+            ValueError: weights of another model; names what is missing, extra or of another shape.
+        """
+        strip(self.base)
+        begin: Any = getattr(self.base, "start", None)
+        if begin is not None:
+            begin(weights)
+        elif weights is not None:
+            load_weights(self.base, weights)
+        self._inject(start=True, progress=progress)
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        return self.base(*inputs, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        """What the base has beside its forward pass (`generate`, `context`, `example_inputs`) is there too."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name.startswith("_") or name == "parameter_tags":
+                raise
+            return getattr(super().__getattr__("base"), name)
