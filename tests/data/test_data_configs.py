@@ -14,9 +14,9 @@ def test_every_config_builds_its_data_module_and_knows_its_sizes(path):
     node = yaml.safe_load(path.read_text())
     data = build(node, "data", seed=0)
     sequences = [{first, "dim_out", "length"} for first in ("dim_in", "vocabulary")]
-    fields, others = {"dim_in", "dim_out", "grid"}, {"dim_in", "dim_out", "points"}
+    planes, others = [{"dim_in", "dim_out", key} for key in ("grid", "side")], {"dim_in", "dim_out", "points"}
     named = set(data.sizes) - {"horizon", "history"}
-    assert named in [*sequences, fields] or ("dim_out" in named and named <= others)
+    assert named in [*sequences, *planes] or ("dim_out" in named and named <= others)
     grid = data.sizes.get("grid", ())
     assert min([*grid, *(size for name, size in data.sizes.items() if name != "grid")]) >= 1
     assert data.batch_size == node["batch_size"]

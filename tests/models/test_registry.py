@@ -1,9 +1,9 @@
 """The checks of `eigenzoo.testing` on every model that has a config."""
 
-import inspect
 import subprocess
 import sys
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import hydra
@@ -12,9 +12,42 @@ import torch
 from omegaconf import OmegaConf
 
 from eigenzoo import testing
+from eigenzoo.harness.build import sized
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "model"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+ADAPTERS = FOLDER.parent / "adapter"
+# An adapted model once with every adapter that has a config: `adapted+dora`.
+NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml")) + sorted(
+    f"adapted+{path.stem}" for path in ADAPTERS.glob("*.yaml") if path.stem != "lora"
+)
+# Whose base is one of `transformers`, an extra: small ones of the same architecture, with random weights.
+DECODER = {
+    "base": {
+        "hub_id": None,
+        "dtype": "float32",
+        "architecture": {
+            "vocab_size": 40, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 16,
+        },
+    },
+    "adapter": {"_target_": "eigenzoo.models.adapters.LoRA", "rank": 2},
+}  # fmt: skip
+ENCODER = {
+    "base": {
+        "hub_id": None,
+        "architecture": {
+            "vocab_size": 40, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "max_position_embeddings": 16,
+        },
+    },
+    "adapter": {"_target_": "eigenzoo.models.adapters.LoRA", "rank": 2},
+}  # fmt: skip
+LIBRARY = {
+    "llama2_7b": DECODER,
+    "mistral_7b": OmegaConf.merge(DECODER, {"base": {"architecture": {"sliding_window": 4}}}),
+    "gemma_7b": OmegaConf.merge(DECODER, {"base": {"architecture": {"head_dim": 4}}}),
+    "roberta_base": ENCODER,
+}
 # What makes a model of the registry small; a model without an entry is tested as its config says.
 SMALL = {
     "s4": {"dim": 8, "depth": 2, "layer": {"state_dim": 4}},
@@ -45,6 +78,15 @@ SMALL = {
     "pointnet": {"dim": 8, "dim_in": 3},
     "fa_pointnet": {"dim": 8, "dim_in": 3, "dim_out": 3},
     "trajectory_mlp": {"history": 6, "horizon": 4, "dim": 8},
+    "gpt": {"context": 6, "dim": 8, "depth": 2, "heads": 2},
+    "adapted": {
+        "base": {"_target_": "eigenzoo.models.language.GPT", "context": 6, "dim": 8, "depth": 1, "heads": 2},
+        "adapter": {"_target_": "eigenzoo.models.adapters.LoRA", "rank": 2},
+    },
+    # At 16 the second pooling is from 2 x 2 to one pixel, whose gradient inductor gets wrong.
+    "lenet": {"side": 20},
+    "maestro_lenet": {"base": {"side": 20}},
+    **LIBRARY,
 }
 # The group that a model is equivariant under, and how its inputs and output change; `None`: it claims none.
 PARTICLES = ("E(3) x S(n)", ("point", "vector", "scalar"), "point")
@@ -70,21 +112,31 @@ WHOLE = (
     "rotation_autoencoder",
     "inverse_kinematics",
     "point_cloud_pose",
+    "adapted",
+    "lenet",
+    "maestro_lenet",
+    *LIBRARY,
 )
 SMALLER = {name: {"depth": 1} for name in SMALL if name not in WHOLE}
 
 
 def make(name: str, smaller: bool = False) -> torch.nn.Module:
-    node = OmegaConf.load(FOLDER / f"{name}.yaml")
-    wanted = inspect.signature(hydra.utils.get_class(node["_target_"])).parameters
-    sizes = {"dim_in": 2, "dim_out": 3, **({"grid": GRIDS[name]} if name in GRIDS else {})}
+    stem, _, adapter = name.partition("+")
     config = OmegaConf.merge(
-        {key: size for key, size in sizes.items() if key in wanted},
-        node,
-        SMALL.get(name, {}),
-        SMALLER.get(name, {}) if smaller else {},
+        OmegaConf.load(FOLDER / f"{stem}.yaml"),
+        SMALL.get(stem, {}),
+        SMALLER.get(stem, {}) if smaller else {},
     )
-    return hydra.utils.instantiate(config, _convert_="all")
+    if adapter:
+        config.adapter = OmegaConf.load(ADAPTERS / f"{adapter}.yaml")
+        if "rank" in config.adapter:
+            config.adapter.rank = 2
+    sizes = {"dim_in": 2, "dim_out": 3, "vocabulary": 11, **({"grid": GRIDS[stem]} if stem in GRIDS else {})}
+    node = sized(OmegaConf.to_container(config), sizes)
+    module = hydra.utils.instantiate(node, _convert_="all")
+    if "adapter" in node and torch.get_default_device().type != "meta":
+        module.start()  # until then a factor that is taken from the weight is zero
+    return module
 
 
 def disturbed(name: str) -> torch.nn.Module:
@@ -98,6 +150,8 @@ def disturbed(name: str) -> torch.nn.Module:
 
 @pytest.fixture(params=NAMES)
 def name(request: pytest.FixtureRequest) -> str:
+    if request.param in LIBRARY and find_spec("transformers") is None:
+        pytest.skip("transformers, of the extra eigenzoo[nlp], is not installed")
     torch.manual_seed(0)
     return request.param
 
@@ -113,7 +167,8 @@ def test_example_inputs_fit(name: str):
 
 
 def test_every_parameter_gets_a_gradient(name: str):
-    module = make(name)
+    # A pair that begins with a factor of zeros has no gradient in the other one yet.
+    module = disturbed(name) if name in LIBRARY or name.startswith("adapted") else make(name)
     testing.assert_all_gradients(module, module.example_inputs(3))
 
 

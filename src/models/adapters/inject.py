@@ -277,6 +277,7 @@ def layers_in(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def sites_in(model: nn.Module) -> dict[str, Site]:
+    """Every layer of a model that an adapter knows, by path."""
     sites = {n: m.site if isinstance(m, Adapted) else site_of(n, m) for n, m in layers_in(model)}
     return {name: site for name, site in sites.items() if site is not None}
 
