@@ -1,7 +1,9 @@
-"""Exponents of the tails of spectra.
+"""Exponents of the tails of spectra, and of layers of any shape by windows of one aspect ratio (FARMS).
 
-With the values `lambda_1 <= .. <= lambda_N` and a tail that starts at the i-th, n = N - i (i from 0), the maximum
-likelihood (Hill) exponent of a density `~ lambda^-alpha` is
+Hu, Goel, Killiakov, Yang, "Eigenspectrum Analysis of Neural Networks without Aspect Ratio Bias", ICML 2025, arXiv
+2506.06280. The spectrum of a layer: the squared singular values of its weight, or those of windows over it, pooled
+(`ops.submatrices`). With the values `lambda_1 <= .. <= lambda_N` and a tail that starts at the i-th, n = N - i (i from
+0), the maximum likelihood (Hill) exponent of a density `~ lambda^-alpha` is
 
     alpha = 1 + n / sum_(j >= i) log(lambda_j / lambda_i).
 
@@ -15,7 +17,9 @@ A common factor of the values does not change it. Rules for i:
 - `fix_finger_released`: the same with the published code's lower bound log10(0.95 p), which compares a value with a
   logarithm, so that mostly the upper bound alone acts.
 
-Weights of layers (`weight_exponent`) as in Hu et al., ICML 2025, arXiv 2506.06280 (FARMS).
+The paper's claims: the exponent of a full spectrum depends on the shape of the matrix, even where all entries are
+random, and that of windows does not; learning rates and pruning ratios by layer that follow from it are better. What
+differs here: starts of windows are spread to both ends, and `fix_finger` bounds values by values.
 """
 
 import math

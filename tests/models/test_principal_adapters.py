@@ -223,8 +223,6 @@ def test_errors_name_the_layer(make):
     ):
         with pytest.raises(ValueError, match=words):
             make(**options)
-    with pytest.raises(ValueError, match="iterations=4: must be None with minor=True"):
-        PiSSA(4, iterations=4, minor=True)
 
 
 def test_a_quantised_base_is_refused():

@@ -13,6 +13,9 @@ The forward pass needs no dense product: with g = m / ||V||
     ||V||^2 = ||W||^2 + 2 c sum_r (W A^T * B) + c^2 sum_r (B (A A^T) * B),
 
 the first term kept from the start. Where dropout acts, the direction sees the dropped input too.
+
+The paper's claim: better results than LoRA's at equal rank, by training that moves length and direction as full
+fine-tuning does. What differs here: this form, with the norms from thin products alone.
 """
 
 from collections.abc import Sequence

@@ -53,6 +53,8 @@ def save(
     """Writes one adapter of a model into a folder, and nothing of the frozen weights.
 
     Args:
+        model: with the adapter in it, not merged; of an `AdaptedModel` its `base`, so that the paths are those of
+            the plain model.
         name: of the adapter.
         format: `eigenzoo`, or `peft` for `peft.PeftModel.from_pretrained`.
         export: in peft's format, `lora` writes every kind as a plain pair on the original weights (of rank 2 r where
@@ -95,7 +97,10 @@ def load(
 ) -> list[str]:
     """Puts a saved adapter on a plain model, in place; all else is frozen. The paths of the adapted layers.
 
+    The factors are those that were saved, and can be trained on.
+
     Args:
+        model: the original one, with the weights that the adapter was made for.
         folder: written by `save` or by peft.
         name: that the adapter gets here.
         on_residual: of peft's format only: the model is the one that the adapter belongs to as it stands (its

@@ -1,6 +1,8 @@
-"""FLoRA: Low-Rank Core Space for N-dimension (Si et al., ICLR 2025, arXiv 2405.14739).
+"""FLoRA: adapters for weights of any order, as a small core with a thin factor for every axis.
 
-The update of a weight of any order is a Tucker product, a small core with a thin factor per axis of the weight:
+Si, Wang, Yang, Xu, Li, Dai, Qiao, Yang, Shen, "Maintaining Structural Integrity in Parameter Spaces for Parameter
+Efficient Fine-tuning", ICLR 2025, arXiv 2405.14739 (at first "FLoRA: Low-Rank Core Space for N-dimension"). The update
+of a weight is a Tucker product:
 
     dW[o, i, u, v] = s sum_{a, b, c, d} G[a, b, c, d] P_in[i, a] P_out[o, b] P_1[u, c] P_2[v, d]
 
@@ -37,8 +39,9 @@ class FLoRA(Adapter):
     """Tucker updates for linear layers, transposed or not, and convolutions of one to three axes.
 
     Args:
-        rank: of every axis, cut at the axis' length; or one per axis in the order in, out, kernel axes. In a grouped
-            convolution the in-axis has in / groups channels, whose factor the groups share.
+        rank: one number for every axis, cut at the axis' length; or one per axis in the order in, out, kernel axes,
+            as (8, 8, 2, 2). In a grouped convolution the in-axis has in / groups channels, whose factor the groups
+            share.
         scale: s, a constant (not alpha / r; for the variant with that, give the quotient).
         dropout: on the input of the update.
         init: of the factors; the core starts at zero, so that the first step changes the core alone.

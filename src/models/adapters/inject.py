@@ -23,8 +23,8 @@ def find_sites(
     """The layers that the patterns name, by their path.
 
     A pattern names whole components from the end of a path, with `*` and `?` inside one: `q_proj`,
-    `layers.1?.*_proj`, `attention.q`. `"all-linear"` stands for every linear layer but the one that is called
-    last in the module's own order (the head).
+    `layers.1?.*_proj`, `attention.q`. `"all-linear"` stands for every linear layer but the last one in the
+    order of `named_modules` (the head).
 
     Raises:
         ValueError: a pattern that no module matches (with near names), or one that names a module of another
@@ -66,9 +66,11 @@ def inject(
     Args:
         adapter: what to add, as `LoRA(rank=8)`.
         targets, exclude: patterns of layers, see `find_sites`.
-        trainable: patterns of modules that are trained whole (a new head).
+        trainable: patterns of modules that are trained whole (a new head). A later injection freezes them again
+            unless it names them too.
         name: of the adapter; another injection under another name adds to the first.
-        start: set the factors from the weights now (`start_adapters` does it later).
+        start: whether the factors are set from the weights. False makes the structure alone, for a state dict that
+            is loaded next, and works on the meta device.
         progress: called with (layers done, layers in all) while the factors are computed.
 
     Returns:

@@ -19,7 +19,10 @@ from .quantised_start import QuantisedStart, Split
 
 @dataclass(frozen=True)
 class LoftQ(QuantisedStart):
-    """A quantised base and a pair fitted to its error, in T rounds; arguments of `QuantisedStart`."""
+    """A quantised base and a pair fitted to its error, in T rounds.
+
+    Arguments and errors: those of `QuantisedStart` (rank, alpha, rslora, bits, rounds, block, iterations).
+    """
 
     def split(self, weights: Float[Tensor, "*layers out columns"]) -> Split:
         Q = self.quantised(weights)

@@ -18,6 +18,11 @@ Starts (`init`), named as in peft's `init_lora_weights`:
 | `orthogonal` | normal by the odd rows of a random orthogonal matrix, / 10 | by the even ones: B A = 0 | kept |
 | `olora` | R of a QR of W, first r rows | Q, first r columns | W - c B A |
 
+`olora`: Buyukakyuz, "OLoRA: Orthonormal Low-Rank Adaptation of Large Language Models", 2024, arXiv 2406.01775.
+
+The papers' claims: LoRA is as good as training all weights, with a small part of the parameters and no cost at
+inference; the scale alpha / r makes updates shrink with the rank, alpha / sqrt(r) does not.
+
 Different here: one rule for all kinds of layers, grouped convolutions are refused, A keeps the dilation and the padding
 mode of its convolution, and merging computes in float32 whatever the dtype of the weight.
 """
@@ -40,7 +45,7 @@ INITS = ("kaiming", "gaussian", "orthogonal", "olora")
 
 @dataclass(frozen=True)
 class LoRA(Adapter):
-    """A low-rank pair beside a frozen weight.
+    """A low-rank pair beside a frozen weight: `inject(model, LoRA(rank=8), targets=["q", "v"])`.
 
     Args:
         rank: r.

@@ -30,11 +30,13 @@ class AdaptedModel(nn.Module):
     """A frozen base with adapters: called as the base is.
 
     The constructor makes the structure; `start` gives the base its pretrained weights and computes the adapters'
-    factors from them. Without it the adapters start from the weights that the base has, where they need any.
+    factors from them; `start()` alone takes the weights that the base has. Until then, or until a state dict is
+    loaded, what depends on the weights (PiSSA's factors, DoRA's magnitudes) is not set. In Python alone `inject` is
+    enough. `save(model.base, folder)` writes the adapter so that it fits the plain base.
 
     Args:
-        base: the model; with `Full()` as adapter all of it is trained.
-        adapter: what to add beside every target.
+        base: the model, changed in place.
+        adapter: what to add beside every target; `Full()`: nothing, and all of the base is trained.
         targets, exclude: patterns of layers, see `find_sites`.
         trainable: patterns of modules that are trained whole beside the adapters (a new head).
         also: adapters for other layers.

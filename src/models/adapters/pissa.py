@@ -29,6 +29,8 @@ from .lora import LoRALayer
 from .quantised import QuantisedLinear
 from .site import Site
 
+ROUNDS = 4  # of the randomised decomposition, by default
+
 
 @dataclass(frozen=True)
 class PiSSA(Adapter):
@@ -38,21 +40,20 @@ class PiSSA(Adapter):
         rank: r.
         alpha: scale of the pair; None is `rank`, so that c = 1 (c = sqrt(r) with `rslora`).
         rslora: c = alpha / sqrt(r).
-        iterations: None for an exact decomposition, else rounds of a randomised one; 3 suffice.
+        iterations: rounds of a randomised decomposition; None for an exact one.
         oversample: of the randomised one, vectors per round beyond the rank.
         clip_rank: a layer of smaller rank takes all its triplets, with the same c; otherwise that is an error.
-        minor: the smallest triplets instead, as a control.
+        minor: the smallest triplets instead, of an exact decomposition, as a control.
         dropout: must be 0: it would drop the principal part of the weight, and not only its change.
 
     Raises:
-        ValueError: rank below 1, alpha not positive, dropout other than 0, iterations or oversample negative,
-            iterations with `minor`, which wants an exact decomposition.
+        ValueError: rank below 1, alpha not positive, dropout other than 0, iterations or oversample negative.
     """
 
     rank: int = 8
     alpha: float | None = None
     rslora: bool = False
-    iterations: int | None = None
+    iterations: int | None = ROUNDS
     oversample: int = 8
     clip_rank: bool = False
     minor: bool = False
@@ -61,8 +62,6 @@ class PiSSA(Adapter):
     def __post_init__(self) -> None:
         check_settings(self.rank, self.alpha, self.dropout)
         check_decomposition("PiSSA", self.dropout, self.iterations, self.oversample)
-        if self.minor and self.iterations is not None:
-            raise ValueError(f"iterations={self.iterations}: must be None with minor=True")
 
     @property
     def scaling(self) -> float:

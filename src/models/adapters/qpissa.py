@@ -23,7 +23,11 @@ from .quantised_start import QuantisedStart, Split
 
 @dataclass(frozen=True)
 class QPiSSA(QuantisedStart):
-    """The principal part in a trained pair, the rest quantised, in T rounds; arguments of `QuantisedStart`."""
+    """The principal part in a trained pair, the rest quantised, in T rounds.
+
+    Arguments and errors: those of `QuantisedStart` (rank, alpha, rslora, bits, rounds, block, iterations). For linear
+    layers; `merge` then wants `requantise=True`.
+    """
 
     def split(self, weights: Float[Tensor, "*layers out columns"]) -> Split:
         B, A = self.fitted(weights)

@@ -11,6 +11,7 @@ from ...ops.quantisation import BLOCK, KINDS, dequantise, quantise
 from ..arguments import check_choice, check_sizes
 from .layer import Adapter, AdapterLayer, check_rank, check_settings, scaling_of
 from .lora import LoRALayer
+from .pissa import ROUNDS
 from .quantised import QuantisedLinear
 from .site import Site
 
@@ -45,7 +46,7 @@ class QuantisedStart(Adapter):
     bits: str = "nf4"
     rounds: int = 5
     block: int = BLOCK
-    iterations: int | None = None
+    iterations: int | None = ROUNDS
 
     def __post_init__(self) -> None:
         check_settings(self.rank, self.alpha, 0.0)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ...ops.low_rank import truncated_svd
 from .layer import Adapter, AdapterLayer, Pair, check_settings, scaling_of
-from .pissa import check_decomposition, split_rank, without_pairs
+from .pissa import ROUNDS, check_decomposition, split_rank, without_pairs
 from .site import Site
 
 
@@ -32,9 +32,11 @@ from .site import Site
 class SORSA(Adapter):
     """Three factors that hold the largest singular triplets of the weight; the base keeps the rest.
 
+    The regulariser is a part of the optimiser: `optim.OrthonormalAdamW(model, gamma=...)`.
+
     Args:
         rank: r.
-        alpha: c = alpha / r; None is c = 1.
+        alpha: c = alpha / r; None is `rank`, so that c = 1.
         iterations, oversample, clip_rank, dropout: as in `PiSSA`.
 
     Raises:
@@ -43,7 +45,7 @@ class SORSA(Adapter):
 
     rank: int = 8
     alpha: float | None = None
-    iterations: int | None = None
+    iterations: int | None = ROUNDS
     oversample: int = 8
     clip_rank: bool = False
     dropout: float = 0.0

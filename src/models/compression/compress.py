@@ -159,10 +159,13 @@ def compress(
 ) -> Compression:
     """A copy of the model in which each layer has about `ratio` of its parameters; nothing is trained.
 
+    The new model is `compress(...).model`.
+
     Args:
         model: trained, in eval mode; it is not changed.
         method: one of `METHODS`, or one with settings of its own: `FWSVD(axis="output")`.
-        ratio: share of a layer's parameters that is kept, see `choose_ranks`; not with ranks by path.
+        ratio: share of the weights that is kept, see `choose_ranks`; biases that a method adds come on top. Not
+            with ranks by path.
         batches: for methods that look at data: mappings with `x` (and `lengths`, `y`), on the model's device.
         loss: for `FWSVD`: `loss(model, batch)`, the task's mean loss over a batch.
         targets, exclude: patterns of layers as for adapters; `all`: every linear layer and convolution.

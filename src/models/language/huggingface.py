@@ -255,8 +255,7 @@ class HuggingFaceLM(_HuggingFaceModel):
         given, it masks the padding all the same (at the cost of the faster kernel without a mask).
         """
         self._check_filled()
-        mask = None if lengths is None else _mask(x, lengths)
-        return self.model(input_ids=x.long(), attention_mask=mask, use_cache=False).logits
+        return self.model(input_ids=x.long(), attention_mask=_mask(x, lengths), use_cache=False).logits
 
     def generate(
         self, x: Int[Tensor, "batch length"], tokens: int, *, temperature: float = 0.0, seed: int = 0
@@ -359,9 +358,15 @@ class HuggingFaceClassifier(_HuggingFaceModel):
         self, x: Int[Tensor, "batch length"], lengths: Int[Tensor, " batch"] | None = None
     ) -> Float[Tensor, "batch dim_out"]:
         """Logits of the sequences; positions from `lengths` on are not attended to."""
-        mask = torch.ones_like(x, dtype=torch.long) if lengths is None else _mask(x, lengths)
-        return self.model(input_ids=x.long(), attention_mask=mask).logits
+        if lengths is None:
+            lengths = torch.full((len(x),), x.shape[1], device=x.device)
+        return self.model(input_ids=x.long(), attention_mask=_mask(x, lengths)).logits
 
 
-def _mask(x: Tensor, lengths: Tensor) -> Tensor:
-    return (torch.arange(x.shape[1], device=x.device) < lengths[:, None]).long()
+def _mask(x: Tensor, lengths: Tensor | None) -> Tensor | None:
+    """1 up to the lengths and 0 behind; None without lengths."""
+    batch, length = x.shape
+    if x.is_meta:
+        # The library reads the values of a mask of two axes, or of the positions; one of four axes it takes as it is.
+        return torch.ones(batch, 1, length, length, dtype=torch.bool, device=x.device)
+    return None if lengths is None else (torch.arange(length, device=x.device) < lengths[:, None]).long()
