@@ -9,6 +9,7 @@ itself. One base serves all runs that name it: its id is part of theirs.
 """
 
 import hashlib
+import inspect
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -147,14 +148,23 @@ def weights_of(folder: Path) -> "dict[str, Tensor]":
     return load_file(folder / WEIGHTS)
 
 
-def start(model: "nn.Module", config: Mapping[str, Any], folder: Path | None) -> None:
-    """Gives a model its pretrained weights: by its own `start` where it has one (adapters are computed there)."""
+def start(model: "nn.Module", config: Mapping[str, Any], folder: Path | None, console: "Console") -> None:
+    """Gives a model its pretrained weights: by its own `start` where it has one (adapters are computed there).
+
+    Where that tells how far it is, a bar shows it.
+    """
+    from rich.progress import Progress
+
     from ..models.weights import load_weights
 
     weights = None if folder is None else weights_of(folder)
     begin: Any = getattr(model, "start", None)
     try:
-        if begin is not None:
+        if begin is not None and "progress" in inspect.signature(begin).parameters:
+            with Progress(console=console, transient=True) as bar:
+                layers = bar.add_task("adapters from the weights", total=None)
+                begin(weights, progress=lambda done, total: bar.update(layers, completed=done, total=total))
+        elif begin is not None:
             begin(weights)
         elif weights is not None:
             load_weights(model, weights)

@@ -22,11 +22,11 @@ eigenzoo: structured layers, trained and reproduced
   eigenzoo table PAPER [--format text|md|csv|latex|json] [--scale S]
   eigenzoo tune experiment=NAME [trials=30] [key=value ...]
   eigenzoo data [list|fetch|where|verify] [NAME]
-  eigenzoo compress RUN method=svd|fwsvd|lord|maestro ratio=0.5 [targets=a,b] [per_layer=energy] [out=DIR]
+  eigenzoo compress RUN method=svd|fwsvd|lord|maestro|magnitude ratio=0.5 [targets=a,b] [per_layer=energy] [out=DIR]
   eigenzoo analyse RUN [--rule median] [--embeddings] [--out DIR]    spectra of the weights, layer by layer
   eigenzoo push RUN REPO [--private]                upload an exported run to the hub
 
-`--config-dir DIR` adds configs of your own to all but data and push; with code of your own, allow_targets=[yours].
+`--config-dir DIR` adds configs of your own to the first seven; with code of your own, allow_targets=[yours].
 
 Exit codes: 0 done, 1 a fault in code or a failed run, 2 bad input, 3 non-finite loss, 4 storage, 143 stopped."""
 

@@ -1,7 +1,7 @@
 """A finished run opened again: its model, data and task, and a Trainer to evaluate them with."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,24 @@ def reopen(source: str, allowed: Sequence[str] = ()) -> Reopened:
     data.prepare_data()
     data.setup("fit")
     return Reopened(folder, config, model, data, task.eval())
+
+
+def without_adapters(run: Reopened) -> Reopened:
+    """The run with its adapters put into the weights of the base, as a plain model; another run as it is.
+
+    Raises:
+        ConfigError: the base is quantised, so that the adapters would be quantised with it.
+    """
+    from ..models.adapters import AdaptedModel, unload
+
+    if not isinstance(run.model, AdaptedModel):
+        return run
+    try:
+        plain = unload(run.model.base)
+    except ValueError as error:
+        raise ConfigError(f"{run.folder}: {error}") from error
+    run.task.model = plain
+    return replace(run, model=plain, config={**run.config, "model": run.config["model"]["base"]})
 
 
 def config_of(source: str) -> tuple[Path, dict[str, Any]]:

@@ -55,7 +55,7 @@ def train(
     data, model, task = _assemble(config)
     start, remarks = checkpoint.latest(folder.path) if config["resume"] else (None, [])
     if start is None:
-        base.start(model, config, pretrained)
+        base.start(model, config, pretrained, console)
     for remark in remarks:
         console.print(remark, soft_wrap=True)
     trainer, clock, log = _trainer(config, folder, task, console)
@@ -252,6 +252,8 @@ def _leave(
     model = task.model
     node = sized(config["model"], data.sizes, allowed=config["allow_targets"])
     split = data.test_dataloader() or data.val_dataloader() or data.train_dataloader()
+    if callable(leave := getattr(model, "save_adapters", None)):
+        leave(folder / "adapter")
     batch = {k: t[:4].cpu() if t.ndim else t for k, t in next(iter(split)).items()}
     inputs = task.inputs_of(batch)
     export(model.cpu(), {**config, "model": node}, folder, inputs, record)

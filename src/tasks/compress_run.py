@@ -1,5 +1,6 @@
 """A trained run with low-rank layers: what `eigenzoo compress` does between loading the run and testing it."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,11 +11,13 @@ from ..models.compression.compress import ALL, METHODS, Compression, LayerReport
 from ..models.compression.low_rank import Factorised, LowRankConv, LowRankLinear
 from ..models.compression.maestro import Maestro
 from ..models.compression.ordered import OrderedLayer
+from ..models.compression.pruning import prunable, prune_by_magnitude, sparsity_ratios
 from ..models.compression.ranks import NO_GAIN, PerLayer
 from .base import Task
 from .compression_study import first_samples
 
 SAMPLES = 1024
+SPECTRUM_POINTS = 20  # of a tail: small layers have no more
 
 
 def compress_run(
@@ -138,3 +141,43 @@ def _ordered_report(name: str, layer: OrderedLayer, rank: int, thin: bool) -> La
 
 def _count(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
+
+
+def prune_run(
+    model: nn.Module,
+    ratio: float,
+    *,
+    rule: str = "farms",
+    eps: float = 0.2,
+    layers: Sequence[str] | None = None,
+) -> Compression:
+    """A copy of a model whose smallest weights are zero; `ratio` of those of the layers stay.
+
+    Args:
+        rule: how the zeros are divided among the layers, see `models.compression.sparsity_ratios`.
+        eps: how far a layer may be from the mean.
+        layers: their paths; None: the linear layers in numbered blocks.
+
+    Raises:
+        ValueError: see there.
+    """
+    pruned = copy.deepcopy(model)
+    ratios = sparsity_ratios(pruned, 1 - ratio, rule=rule, eps=eps, least=SPECTRUM_POINTS, layers=layers)
+    zeros = prune_by_magnitude(pruned, ratios)
+    before = {path: p.detach() for path, p in prunable(model, list(ratios)).items()}
+    after = {path: p.detach() for path, p in prunable(pruned, list(ratios)).items()}
+    reports = tuple(
+        LayerReport(
+            path,
+            (weight.shape[0], weight.shape[1]),
+            None,
+            weight.numel(),
+            weight.numel() - zeros[path],
+            float((weight - after[path]).square().sum() / weight.square().sum()),
+            float((weight - after[path]).norm()),
+            f"{zeros[path] / weight.numel():.3f} are zero",
+        )
+        for path, weight in before.items()
+    )
+    whole = _count(model)
+    return Compression(pruned, reports, {}, whole, whole - sum(zeros.values()))

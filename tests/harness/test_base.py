@@ -16,6 +16,7 @@ from eigenzoo.errors import ConfigError
 from eigenzoo.harness import base
 from eigenzoo.harness.compose import compose
 from eigenzoo.harness.run import folder_of, run
+from eigenzoo.models.adapters import load
 
 BASE = (
     "model.dim=8", "model.depth=1", "model.heads=2", "model.context=16", "data.context=16", "data.samples=[64,8,8]",
@@ -60,8 +61,10 @@ def test_the_base_is_trained_once_and_adapted(here):
     said = first.record["data"][-1]
     assert said["name"] == "base pretrain_text" and pretrained.name.endswith(said["revision"])
     assert {"val/loss@1", "val/loss@2"} <= set(first.record["metrics"])
-    x = torch.randint(96, (2, 16))
-    assert eigenzoo.load(first.folder)(x).shape == (2, 16, 96)
+    x, model = torch.randint(96, (2, 16)), eigenzoo.load(first.folder)
+    plain = eigenzoo.load(pretrained)
+    load(plain, first.folder / "adapter")
+    torch.testing.assert_close(plain(x), model(x))
 
 
 def test_a_folder_as_base_and_full_fine_tuning(here):
@@ -125,4 +128,4 @@ def test_weights_of_another_model_are_a_fault_of_the_base(here):
 
     save_file({"weight": torch.zeros(3, 2)}, folder / "model.safetensors")
     with pytest.raises(ConfigError, match=r"base: the weights are those of another model: 'bias' is missing"):
-        base.start(model, composed.config, folder)
+        base.start(model, composed.config, folder, Console(quiet=True))

@@ -341,3 +341,19 @@ def test_weights_of_another_model_are_refused():
     del other["fused.bias"]
     with pytest.raises(ValueError, match=r"'fused.bias' is missing; 'head.weight' is \(4, 7\), the"):
         whole.start(other)
+
+
+def test_what_is_trained_whole_stays_trained_after_another_injection(model):
+    inject(model, LoRA(2), targets="fused", trainable=["head"])
+    inject(model, LoRA(2), targets="layers.*.0", name="more")
+    trained = {n for n, p in model.named_parameters() if p.requires_grad and "adapters" not in n}
+    assert trained == {"head.weight", "head.bias"}
+    with pytest.raises(ValueError, match=r"Full\(\) is no adapter"):
+        inject(model, adapters.Full(), targets="head")
+
+
+def test_on_the_meta_device_there_is_the_structure_alone():
+    with torch.device("meta"):
+        model = Mixed()
+    inject(model, adapters.PiSSA(2), targets="fused")
+    assert model.fused.adapters["default"].A.is_meta

@@ -46,7 +46,8 @@ def as_it_stands(layer: AdapterLayer) -> PlainPair:
 
 @torch.no_grad()
 def plain_pair(layer: AdapterLayer, *, shrink: bool = False) -> PlainPair:
-    """The adapter of one layer as a pair on the original weight: rank r, or 2 r where something was taken out.
+    """The adapter of one layer as a pair on the original weight: rank r, or 2 r where something was taken out of it
+    (at most the rank of the matrix).
 
     Args:
         shrink: cut the pair of rank 2 r to its numerical rank, by a QR of both factors and an SVD of the core.
@@ -61,6 +62,8 @@ def plain_pair(layer: AdapterLayer, *, shrink: bool = False) -> PlainPair:
     B, A = torch.cat([pair.B, -initial[0] / pair.scaling], 1), torch.cat([pair.A, initial[1]], 0)
     if shrink:
         B, A = recompress(B, A)
+    elif len(A) > min(layer.site.shape):  # wider than the matrix: no reader takes such a pair
+        B, A = recompress(B, A, rank=min(layer.site.shape))
     return PlainPair(B, A, pair.scaling)
 
 

@@ -67,7 +67,7 @@ def save(
         ValueError: there is no such adapter, the model is merged, an unknown format, or a case that peft's format
             has no words for.
     """
-    place_ = Path(folder)
+    place_, model = Path(folder), getattr(model, "unwrapped", model)
     layers = adapter_layers(model, name)
     if format not in ("eigenzoo", "peft"):
         raise ValueError(f"format={format!r}: must be 'eigenzoo' or 'peft'")
@@ -110,7 +110,10 @@ def load(
         ValueError: no adapter in the folder, a damaged file, an adapter of another model, rank or shape. The model is
             then as it was.
     """
-    place_ = Path(folder)
+    place_, model = Path(folder), getattr(model, "unwrapped", model)
+    for wrapper in adapted(model).values():
+        if name in wrapper.adapters:
+            raise ValueError(f"{wrapper.site.text} has an adapter '{name}' already; choose another name")
     if (place_ / CONFIG).is_file():
         layers, whole, bases = _read_own(model, _json(place_ / CONFIG), _tensors(place_ / TENSORS))
     elif (place_ / peft_format.CONFIG).is_file():
@@ -121,9 +124,6 @@ def load(
         whole = peft_format.whole_tensors(model, found)
     else:
         raise ValueError(f"there is no adapter in {place_}: it has neither {CONFIG} nor {peft_format.CONFIG}")
-    for path, wrapper in adapted(model).items():
-        if path in layers and name in wrapper.adapters:
-            raise ValueError(f"{wrapper.site.text} has an adapter '{name}' already; choose another name")
     place(model, layers, name)
     for path, base in bases.items():
         adapted_at(model, path).replace_base(base)

@@ -66,11 +66,10 @@ def inject(
     Args:
         adapter: what to add, as `LoRA(rank=8)`.
         targets, exclude: patterns of layers, see `find_sites`.
-        trainable: patterns of modules that are trained whole (a new head). A later injection freezes them again
-            unless it names them too.
+        trainable: patterns of modules that are trained whole (a new head).
         name: of the adapter; another injection under another name adds to the first.
         start: whether the factors are set from the weights. False makes the structure alone, for a state dict that
-            is loaded next, and works on the meta device.
+            is loaded next; so does the meta device, where there are no weights.
         progress: called with (layers done, layers in all) while the factors are computed.
 
     Returns:
@@ -87,6 +86,7 @@ def inject(
     if trainable and not whole:
         raise ValueError(_nothing(trainable[0], [n for n, _ in layers_in(model)]))
     layers = {path: fresh_layer(model, site, adapter, name) for path, site in sites.items()}
+    start = start and not any(site.weight.is_meta for site in sites.values())
     if start:
         _check_finite(sites.values())
     place(model, layers, name)
@@ -103,9 +103,14 @@ def inject(
 
 
 def place(model: nn.Module, layers: Mapping[str, AdapterLayer], name: str) -> None:
-    """Puts layers that were made for the sites of a model beside them, and freezes all else."""
-    freeze(model)
+    """Puts layers that were made for the sites of a model beside them, and freezes all else.
+
+    Where there are adapters already, what is trained beside them goes on being trained.
+    """
+    if not adapted(model):
+        freeze(model)
     for layer in layers.values():
+        layer.site.module.requires_grad_(False)
         _wrapper(model, layer.site).add(name, layer)
 
 
@@ -224,7 +229,7 @@ def _start(
 def _check_finite(sites: Iterable[Site]) -> None:
     for site in sites:
         # The smallest and the largest entry: a pass without a mask as large as the weight.
-        if not site.weight.is_meta and not all(bound.isfinite() for bound in site.weight.aminmax()):
+        if not all(bound.isfinite() for bound in site.weight.aminmax()):
             raise ValueError(f"the weight of {site.text} holds NaN or infinity")
 
 

@@ -49,6 +49,11 @@ class Adapter:
 class Full(Adapter):
     """No adapter: every parameter of the model is trained. For comparisons with full fine-tuning."""
 
+    def build(self, site: Site) -> "AdapterLayer":
+        raise ValueError(
+            f"{site.text}: Full() is no adapter; it is for AdaptedModel, which then trains all of the base"
+        )
+
 
 class AdapterLayer(nn.Module):
     """The trainable part of an adapter at one site.

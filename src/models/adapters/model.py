@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..weights import load_weights
+from .files import save
 from .inject import ALL_LINEAR, Progress, inject, strip
 from .layer import Adapter, Full
 
@@ -93,6 +95,17 @@ class AdaptedModel(nn.Module):
         elif weights is not None:
             load_weights(self.base, weights)
         self._inject(start=True, progress=progress)
+
+    @property
+    def unwrapped(self) -> nn.Module:
+        """The base with its adapters, whose paths are those of the plain model."""
+        return self.base
+
+    def save_adapters(self, folder: str | Path) -> None:
+        """Writes the adapters alone, one folder per name where there are several; with `Full` there is nothing."""
+        kinds = {p.name for p in self.placements if not isinstance(p.adapter, Full)}
+        for name in sorted(kinds):
+            save(self.base, Path(folder) / name if len(kinds) > 1 else folder, name=name)
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         return self.base(*inputs, **options)
