@@ -86,6 +86,7 @@ def relative(a: Tensor, b: Tensor) -> float:
 
 
 def peer_of(case: Case) -> str:
+    """What a case is measured against."""
     return DENSE if case.kind in ("sorsa", "flora") else PEFT
 
 

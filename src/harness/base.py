@@ -124,13 +124,18 @@ def ensure(config: Mapping[str, Any], folder: Path | None, console: "Console") -
     from .run import folder_of, run
 
     composed = _composed(config, folder)
-    place, said = folder_of(composed.config), False
+    place, said, done = folder_of(composed.config), False, False
     while not read_json(place / "record.json"):
+        if done:  # a further process of a distributed run: the first one writes the record
+            time.sleep(WAIT_S)
+            continue
         try:
-            console.print(
-                f"the pretrained base comes first: {node['experiment']}, scale {composed.config['scale']}"
-            )
+            if not said:
+                console.print(
+                    f"the pretrained base comes first: {place.name}, scale {composed.config['scale']}"
+                )
             run(composed, console)
+            done = True
         except Busy:
             if not said:
                 console.print(f"another process trains {place}; waiting for it")

@@ -91,7 +91,7 @@ def test_a_study_gets_the_base(here, capsys):
         capsys,
     )
     assert answer.code == 0, answer.err
-    assert "the pretrained base comes first: pretrain_text" in answer.out and "reduction/q" in answer.out
+    assert "the pretrained base comes first: pretrain_text-" in answer.out and "reduction/q" in answer.out
     record = json.loads(next(Path("runs").glob("pissa_quantisation-*/record.json")).read_text())
     assert record["data"][-1]["name"] == "base pretrain_text"
 
