@@ -115,10 +115,10 @@ class CausalText(TokenisedText):
     def load(self) -> Splits:
         """Reads, tokenises (once: later calls read the cache) and packs the documents of every split."""
         splits = {split: self._windows(split, s) for split, s in self.sources.items() if s is not None}
-        held_out = round(len(splits["train"]["x"]) * self.val_fraction)
-        if held_out:
+        if self.val_fraction:
             windows = splits["train"]["x"]
-            splits["train"], splits["val"] = {"x": windows[:-held_out]}, {"x": windows[-held_out:]}
+            kept = int(len(windows) * (1 - self.val_fraction))  # as `hold_out`: at least one is held out
+            splits["train"], splits["val"] = {"x": windows[:kept]}, {"x": windows[kept:]}
         return splits
 
     def _windows(self, split: str, source: TextSource) -> dict[str, Tensor]:

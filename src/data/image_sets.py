@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .images import CIFAR_MEAN, CIFAR_SD, check_limits, hold_out
+from .images import CIFAR_MEAN, CIFAR_SD, check_limits, divided
 from .module import Splits, TensorData
 from .parquet import load_images
 
@@ -59,12 +59,7 @@ class ImageSet(TensorData):
             pixels, labels, source = load_images(self.name, split, limit)
             self.note_source(source)
             splits[split] = {"x": pixels.movedim(-1, 1).contiguous(), "y": labels}
-        if self.val_fraction:
-            whole = splits["train"]
-            rows = hold_out(len(whole["y"]), self.val_fraction)
-            for split, chosen in zip(("train", "val"), rows, strict=True):
-                splits[split] = {key: tensor[chosen] for key, tensor in whole.items()}
-        return splits
+        return splits | divided(splits["train"], self.val_fraction)
 
     def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Bytes to (x / 255 - mean) / sd."""

@@ -25,6 +25,17 @@ def hold_out(count: int, fraction: float) -> tuple[Tensor, Tensor]:
     return order[:kept], order[kept:]
 
 
+def divided(tensors: dict[str, Tensor], fraction: float) -> Splits:
+    """The split `train`, and where the fraction is not 0 `val`: the rows that `hold_out` holds out of it."""
+    if not fraction:
+        return {"train": tensors}
+    rows = hold_out(len(next(iter(tensors.values()))), fraction)
+    return {
+        split: {key: tensor[chosen] for key, tensor in tensors.items()}
+        for split, chosen in zip(("train", "val"), rows, strict=True)
+    }
+
+
 def check_limits(fraction: float, **limits: int | None) -> None:
     """ValueError unless 0 <= val_fraction < 1 and every limit is None or at least 1."""
     if not 0 <= fraction < 1:
@@ -59,10 +70,7 @@ class _SequentialImages(TensorData):
         splits: Splits = {}
         for split, x, y in (("train", train, train_labels), ("test", test, test_labels)):
             splits[split] = {"x": self.sequences(x), "y": y}
-        if self.val_fraction:
-            whole = splits["train"]
-            for split, rows in zip(("train", "val"), hold_out(len(train), self.val_fraction), strict=True):
-                splits[split] = {key: tensor[rows] for key, tensor in whole.items()}
+        splits |= divided(splits["train"], self.val_fraction)
         self.standardise(splits)
         return splits
 

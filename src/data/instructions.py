@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from .hub_text import PaddedText
-from .images import check_limits, hold_out
+from .images import check_limits, divided
 from .module import IGNORED, Splits, check_whole
 from .text_files import TextSource, check_texts
 from .tokens import TokenizerSpec, encode, end, pad_rows, prefix
@@ -103,11 +103,7 @@ class Instructions(PaddedText):
             remark = f"max_length={self.max_length}: {cut} samples cut, {gone} dropped (no answer left)"
             log.warning("'%s': %s", self.train.name, remark)
             self._provenance[-1]["remark"] = remark
-        splits: Splits = {"train": train}
-        if self.val_fraction:
-            rows = hold_out(len(train["x"]), self.val_fraction)
-            for split, index in zip(("train", "val"), rows, strict=True):
-                splits[split] = {key: tensor[index] for key, tensor in train.items()}
+        splits = divided(train, self.val_fraction)
         if self.test:
             splits["test"] = self._tests()
         return splits

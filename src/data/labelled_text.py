@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from .hub_text import PaddedText
-from .images import check_limits, hold_out
+from .images import check_limits, divided
 from .module import Splits, check_whole
 from .text_files import TextSource, check_texts
 from .tokens import TokenizerSpec, encode_pairs, pad_rows
@@ -68,13 +68,7 @@ class SequenceClassification(PaddedText):
 
     def load(self) -> Splits:
         """Reads and tokenises the samples (once: later calls read the cache) and divides them."""
-        train = self._samples("train", self.train)
-        splits: Splits = {"train": train}
-        if self.val_fraction:
-            for split, rows in zip(
-                ("train", "val"), hold_out(len(train["y"]), self.val_fraction), strict=True
-            ):
-                splits[split] = {key: tensor[rows] for key, tensor in train.items()}
+        splits = divided(self._samples("train", self.train), self.val_fraction)
         if self.test is not None:
             splits["test"] = self._samples("test", self.test)
         return splits

@@ -10,7 +10,7 @@ from ..errors import DataError
 from .cache import cached
 from .characters import Characters, check_vocabulary
 from .hub import identify, part_files, require
-from .images import check_limits, hold_out
+from .images import check_limits, divided
 from .module import Splits, TensorData
 from .parquet import read_columns
 from .spec import get_spec
@@ -97,10 +97,8 @@ class CharacterIMDb(TensorData):
         splits: Splits = {"train": train, "test": test}
         if self.validate == "test":
             splits["val"] = test
-        elif self.val_fraction:
-            rows = hold_out(len(train["y"]), self.val_fraction)
-            for split, index in zip(("train", "val"), rows, strict=True):
-                splits[split] = {key: tensor[index] for key, tensor in train.items()}
+        else:
+            splits |= divided(train, self.val_fraction)
         return splits
 
     def _split(self, split: str, known: Characters | None) -> tuple[dict[str, Tensor], Characters]:

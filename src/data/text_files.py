@@ -37,7 +37,7 @@ class TextSource:
     """
 
     dataset: str
-    columns: tuple[str, ...] = ("text",)
+    columns: Sequence[str] = ("text",)
     _: KW_ONLY
     config: str | None = None
     split: str = "train"
@@ -45,10 +45,12 @@ class TextSource:
     revision: str = "main"
 
     def __post_init__(self) -> None:
+        if isinstance(self.columns, str):
+            raise ValueError(f"columns must be a list of names, got {self.columns!r}; write [{self.columns}]")
         # A config gives a list.
         object.__setattr__(self, "columns", tuple(self.columns))
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit must be None or at least 1, got {self.limit}")
+        if self.limit is not None and (self.limit < 1 or self.limit != int(self.limit)):
+            raise ValueError(f"limit must be None or a whole number of at least 1, got {self.limit}")
         if not self.columns:
             raise ValueError("columns must name at least one column")
 
@@ -100,6 +102,8 @@ class TextSource:
         kind = "parquet" if files[0].suffix == ".parquet" else "json"
         if len({file.suffix == ".parquet" for file in files}) > 1:
             raise DataError(f"{where}: parquet and json files side by side in {files[0].parent}")
+        if not any(file.stat().st_size for file in files):
+            raise DataError(f"{where}: no rows in {files[0]}")
         for file in files if kind == "json" else ():
             check_utf8(file, where)
         datasets.disable_progress_bars()

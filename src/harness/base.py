@@ -11,7 +11,7 @@ itself. One base serves all runs that name it: its id is part of theirs.
 import hashlib
 import inspect
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +32,13 @@ WAIT_S = 1.0
 
 
 def fill(config: dict[str, Any], folder: Path | None) -> None:
-    """Adds the base's id to a composed config, and its model node wherever `pretrained` stands. Imports no torch.
+    """Adds the base's id to a composed config, and its model node wherever `pretrained` stands.
+
+    Imports no torch, unless the base is named by its folder.
 
     Raises:
-        ConfigError: a base without experiment or run, an unknown key, a base that needs a base itself.
+        ConfigError: a base without experiment or run, an unknown key or value, a base that needs a base itself.
+        DataError: no such run.
     """
     node = config.get("base")
     if node in (None, {}):
@@ -52,8 +55,11 @@ def fill(config: dict[str, Any], folder: Path | None) -> None:
             raise ConfigError(f"base.{key}: no such key" + near_or_all(str(key), KEYS))
     if "run" not in node and "experiment" not in node:
         raise ConfigError("base: names neither an experiment nor a run")
+    words = node.get("overrides") or []
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise ConfigError(f"base.overrides: wants a list of words as 'model.dim=64', not {words!r}")
     if "run" in node:  # of the command line: the experiment that the config names does not count then
-        model, node["id"] = _of_folder(str(node["run"]))
+        model, node["id"] = _of_folder(str(node["run"]), config["allow_targets"])
     else:
         composed = _composed(config, folder)
         model, node["id"] = composed.config["model"], run_id(composed.config)
@@ -90,7 +96,7 @@ def _composed(config: Mapping[str, Any], folder: Path | None) -> "Composed":
         raise ConfigError(*(f"base: {fault}" for fault in error.faults)) from None
 
 
-def _of_folder(source: str) -> tuple[dict[str, Any], str]:
+def _of_folder(source: str, allowed: Sequence[str]) -> tuple[dict[str, Any], str]:
     """Model node and id of an exported run."""
     from .export import WEIGHTS, check_exported
     from .zoo import check_targets, find, model_node
@@ -98,14 +104,16 @@ def _of_folder(source: str) -> tuple[dict[str, Any], str]:
     folder = find(source)
     check_exported(folder)
     node = model_node(folder)
-    check_targets(node, f"{folder / 'config.yaml'}: model", ())
+    if node["_target_"] == "eigenzoo.models.adapters.AdaptedModel":
+        raise ConfigError(f"base.run: {folder} has adapters beside its weights; name a run of a plain model")
+    check_targets(node, f"{folder / 'config.yaml'}: model", allowed)
     return node, hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()[:12]
 
 
 def config_of(config: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
     """The config of the base's own run; of one that is named by its folder the model alone."""
     if "run" in config["base"]:
-        return {"model": _of_folder(str(config["base"]["run"]))[0]}
+        return {"model": _of_folder(str(config["base"]["run"]), config["allow_targets"])[0]}
     return _composed(config, folder).config
 
 
@@ -145,12 +153,11 @@ def ensure(config: Mapping[str, Any], folder: Path | None, console: "Console") -
 
 
 def weights_of(folder: Path) -> "dict[str, Tensor]":
-    """The state dict of an exported run."""
-    from safetensors.torch import load_file
-
+    """The state dict of an exported run; DataError where it is damaged or not there."""
     from .export import WEIGHTS
+    from .zoo import read_tensors
 
-    return load_file(folder / WEIGHTS)
+    return read_tensors(folder / WEIGHTS)
 
 
 def start(model: "nn.Module", config: Mapping[str, Any], folder: Path | None, console: "Console") -> None:

@@ -54,15 +54,24 @@ def build_model(node: Mapping[str, Any], sizes: Mapping[str, Any], *, allowed: S
             tokens, or the other way round).
     """
     node = sized(node, sizes, allowed=allowed)
-    parameters = inspect.signature(resolve(node.get("_target_"), "model", allowed)).parameters
+    _check_sizes(node, sizes, "model", allowed)
+    return build(node, "model", allowed=allowed)
+
+
+def _check_sizes(
+    node: Mapping[str, Any], sizes: Mapping[str, Any], path: str, allowed: Sequence[str]
+) -> None:
+    """ConfigError where a model, or the `base` inside it, lacks a size."""
+    parameters = inspect.signature(resolve(node.get("_target_"), path, allowed)).parameters
     open_ = [k for k, p in parameters.items() if p.default is p.empty and k not in node]
     for name in (k for k in open_ if k in SIZES):
         raise ConfigError(
-            f"model: {node['_target_']} needs {name}, and these data have {', '.join(sizes)}; "
+            f"{path}: {node['_target_']} needs {name}, and these data have {', '.join(sizes)}; "
             "for channels there is eigenzoo.models.ssm.SequenceModel, for tokens TokenModel, for pairs PairModel, "
             "for fields the operators of eigenzoo.models.operators"
         )
-    return build(node, "model", allowed=allowed)
+    if isinstance(node.get("base"), Mapping):
+        _check_sizes(node["base"], sizes, f"{path}.base", allowed)
 
 
 def sized(

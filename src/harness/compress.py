@@ -41,6 +41,9 @@ def compress(source: str, words: Mapping[str, str]) -> int:
     for key in options.keys() - OPTIONS.get(method, OPTIONS["other"]):
         raise ConfigError(f"{key}: is no word of method {method}")
     run = without_adapters(reopen(source))
+    out = Path(words.get("out") or f"{run.folder}-{method}-{options['ratio']:g}")
+    if out.resolve() == run.folder.resolve():
+        raise ConfigError(f"out={out}: is the folder of the run itself, which stays as it is; name another")
     if method != "magnitude" and (method == "maestro") != isinstance(run.model, Maestro):
         raise ConfigError(
             f"method: {method} does not fit this run: maestro is for models trained with ordered ranks "
@@ -52,7 +55,6 @@ def compress(source: str, words: Mapping[str, str]) -> int:
     except ValueError as error:
         raise ConfigError(f"{method}: {error}") from error
     after, fast = _timed(lambda: run.evaluate(made.model))
-    out = Path(words.get("out") or f"{run.folder}-{method}-{options['ratio']:g}")
     facts = {
         "run": str(run.folder), "method": method, **options, "ratio_reached": made.ratio,
         "parameters": [made.before, made.after], "before": before, "after": after, "seconds": [slow, fast],
@@ -136,6 +138,7 @@ def _print(made: Any, facts: Mapping[str, Any], out: Path) -> None:
     print(f"\nparameters {made.before:,} -> {made.after:,} ({share})")
     before, after = facts["before"], facts["after"]
     for name in before:
-        print(f"{name:<18} {before[name]:.4f} -> {after.get(name, float('nan')):.4f}")
+        now = f"{after[name]:.4f}" if name in after else "not of the compressed model"
+        print(f"{name:<18} {before[name]:.4f} -> {now}")
     print(f"tested in          {facts['seconds'][0]:.2f} s -> {facts['seconds'][1]:.2f} s")
     print(f"written: {out}    (eigenzoo.load('{out}'))")

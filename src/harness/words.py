@@ -105,6 +105,8 @@ def _faults(override: Any, folder: Path | None) -> Iterator[str]:
         yield f"{key}: no such key at the root of the config" + near(root, (*schema.NAMES, *GROUPS))
     elif key in GROUPS and not override.is_delete():
         yield from _option_faults(key, override.value(), folder)
+    elif key != root and root == "adapter":
+        yield f"{key}: the settings of an adapter stand at model.{key}"
     elif key != root and root not in (*schema.NODES, "base", "scales", "tune", "allow_targets"):
         yield f"{key}: '{root}' has nothing below it"
 

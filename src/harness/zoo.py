@@ -258,7 +258,8 @@ def model_node(folder: Path) -> dict[str, Any]:
     return node
 
 
-def _read_tensors(path: Path) -> dict[str, "Tensor"]:
+def read_tensors(path: Path) -> dict[str, "Tensor"]:
+    """Of a safetensors file; DataError where it is damaged or not there."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -270,7 +271,7 @@ def _read_tensors(path: Path) -> dict[str, "Tensor"]:
 
 def _load_weights(model: "nn.Module", path: Path) -> None:
     """Strict: every tensor of the model, no other, each of its shape."""
-    weights, own = _read_tensors(path), model.state_dict()
+    weights, own = read_tensors(path), model.state_dict()
     faults = [f"it lacks {_some(own.keys() - weights.keys())}"] if own.keys() - weights.keys() else []
     if extra := weights.keys() - own.keys():
         faults.append(f"the model has no {_some(extra)}")
@@ -295,7 +296,7 @@ def _check_probe(model: "nn.Module", path: Path) -> None:
     """Compare the model's outputs on the stored inputs with the stored outputs, in float32 on the CPU."""
     from .export import probe_output
 
-    stored = _read_tensors(path)
+    stored = read_tensors(path)
     inputs = [stored[f"input.{i}"] for i in range(sum(k.startswith("input.") for k in stored))]
     wanted = {k: v for k, v in stored.items() if k.startswith("output")}
     if not inputs or not wanted:

@@ -65,13 +65,15 @@ def tail_exponent(
         zero: values at or below this part of the largest count as zero and are left out.
 
     Raises:
-        ValueError: an unknown rule, `least` below 2, values that are not finite, too few of them that are not zero, all
-            of the tail's equal, or no start between the bounds of `fix_finger`.
+        ValueError: an unknown rule, `least` below 2, no candidates, values that are negative or not finite, too few of
+            them that are not zero, all of the tail's equal, or no start between the bounds of `fix_finger`.
     """
     if rule not in RULES:
         raise ValueError(f"rule is {rule!r}, known are {', '.join(RULES)}")
     if least < 2:
         raise ValueError(f"least={least}: a tail needs at least 2 points")
+    if candidates is not None and candidates < 1:
+        raise ValueError(f"candidates={candidates}: at least 1 start has to be tried")
     values = _positive(values, 2 if rule == "median" else least, zero)
     if rule == "median":
         return _fit(values, len(values) // 2)
@@ -90,6 +92,8 @@ def _positive(values: Tensor, least: int, zero: float) -> Tensor:
     values = values.detach().double().sort().values
     if not values.isfinite().all():
         raise ValueError("the spectrum has values that are not finite")
+    if (values < 0).any():
+        raise ValueError(f"the spectrum has values below 0, the least is {float(values[0]):.3g}")
     kept = values[values > zero * values[-1:]]
     if len(kept) < least:
         raise ValueError(f"the spectrum has {len(kept)} values that are not zero, the rule needs {least}")

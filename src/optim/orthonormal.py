@@ -10,6 +10,7 @@ is a weight between the two gradients instead. The pull is added after clipping 
 number of micro-batches (the reference divides it by that number).
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -33,8 +34,8 @@ class OrthonormalAdamW(AdamW):
         groups: options by tag, as in `AdamW`.
 
     Raises:
-        ValueError: gamma negative; with gamma positive: a rate of 0, or no parameter so tagged; an unknown
-            regulariser; a tagged parameter that is no matrix.
+        ValueError: gamma negative or not finite; with gamma positive: a rate of 0, or no parameter so tagged; an
+            unknown regulariser; a tagged parameter that is no matrix.
     """
 
     def __init__(
@@ -48,8 +49,8 @@ class OrthonormalAdamW(AdamW):
         regulariser: str = "smooth",
         groups: dict[str, dict[str, float]] | None = None,
     ):
-        if gamma < 0:
-            raise ValueError(f"gamma={gamma}: must not be negative")
+        if not 0 <= gamma < math.inf:
+            raise ValueError(f"gamma={gamma}: must not be negative, and finite")
         if regulariser not in REGULARISERS:
             raise ValueError(f"regulariser is {regulariser!r}, known are {', '.join(REGULARISERS)}")
         super().__init__(model, lr=lr, weight_decay=weight_decay, betas=betas, groups=groups)

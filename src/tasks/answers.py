@@ -40,7 +40,8 @@ def complete(
     if (own := getattr(model, "complete", None)) is not None:
         return own(prompt, lengths, tokens, stop=stop)
     rows, at = torch.arange(len(prompt), device=prompt.device), lengths.clone()
-    text = F.pad(prompt, (0, tokens), value=stop)
+    padding = torch.arange(prompt.shape[1], device=prompt.device) >= lengths[:, None]
+    text = F.pad(prompt.masked_fill(padding, stop), (0, tokens), value=stop)
     done = torch.zeros_like(lengths, dtype=torch.bool)
     width = int(lengths.max())
     for step in range(tokens):

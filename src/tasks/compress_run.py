@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..models.compression.compress import ALL, METHODS, Compression, LayerReport, compress
+from ..models.compression.compress import ALL, METHODS, Compression, LayerReport, compress, count_parameters
 from ..models.compression.low_rank import Factorised, LowRankConv, LowRankLinear
 from ..models.compression.maestro import Maestro
 from ..models.compression.ordered import OrderedLayer
 from ..models.compression.pruning import prunable, prune_by_magnitude, sparsity_ratios
 from ..models.compression.ranks import NO_GAIN, PerLayer
 from .base import Task
-from .compression_study import first_samples
+from .compression_study import first_samples, on_device
 
 SAMPLES = 1024
 SPECTRUM_POINTS = 20  # of a tail: small layers have no more
@@ -47,10 +47,7 @@ def compress_run(
     model, batches = task.model, None
     if method in METHODS and METHODS[method].needs_data:
         device = next(model.parameters()).device
-        batches = [
-            {name: tensor.to(device) for name, tensor in batch.items()}
-            for batch in first_samples(data.train_dataloader(), samples)
-        ]
+        batches = [on_device(batch, device) for batch in first_samples(data.train_dataloader(), samples)]
     return compress(
         model,
         method=method,
@@ -96,6 +93,8 @@ def layer_table(made: Compression) -> list[dict[str, Any]]:
 def compress_ordered(model: Maestro, ratio: float) -> Compression:
     """A model of ordered ranks as a plain one: the same share of every layer's columns, the largest within `ratio`.
 
+    Parameters before are those of the dense layers that the ordered ones stand for, whatever training has cut.
+
     Raises:
         ValueError: even one column per layer has more parameters than `ratio` leaves; a layer of which no column is
             left.
@@ -119,11 +118,12 @@ def compress_ordered(model: Maestro, ratio: float) -> Compression:
         made,
         reports,
         {n: [k, layers[n].bias is not None] for n, k in thin.items()},
-        _count(model.deploy()),
-        _count(made),
+        model.count() + dense - sum(layer.cost(layer.rank) for layer in layers.values()),
+        count_parameters(made),
     )
 
 
+@torch.no_grad()
 def _ordered_report(name: str, layer: OrderedLayer, rank: int, thin: bool) -> LayerReport:
     whole, cut = layer.matrix(layer.rank), layer.matrix(rank)
     error = float((whole - cut).norm())
@@ -137,10 +137,6 @@ def _ordered_report(name: str, layer: OrderedLayer, rank: int, thin: bool) -> La
         error,
         "" if thin else NO_GAIN,
     )
-
-
-def _count(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
 
 
 def prune_run(
@@ -173,11 +169,11 @@ def prune_run(
             None,
             weight.numel(),
             weight.numel() - zeros[path],
-            float((weight - after[path]).square().sum() / weight.square().sum()),
+            float((weight - after[path]).square().sum() / weight.square().sum().clamp_min(1e-30)),
             float((weight - after[path]).norm()),
             f"{zeros[path] / weight.numel():.3f} are zero",
         )
         for path, weight in before.items()
     )
-    whole = _count(model)
+    whole = count_parameters(model)
     return Compression(pruned, reports, {}, whole, whole - sum(zeros.values()))

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data.module import IGNORED
+from ..errors import DataError
 from ..models.arguments import check_choice, check_sizes
-from ..models.compression.compress import METHODS, Compression, prepare
+from ..models.compression.compress import METHODS, Compression, count_parameters, prepare
 from ..models.compression.ranks import RULES
 from ..ops.factorisation import check_ratio
 from .inputs import Batch
@@ -72,9 +73,9 @@ class CompressionStudy:
         model = self.base.eval()
         device = next(model.parameters()).device
         self.data.setup()
-        validation = [_on(batch, device) for batch in self.data.val_dataloader()]
+        validation = [on_device(batch, device) for batch in self.data.val_dataloader()]
         dense = mean_loss(model, validation)
-        found = {"loss/dense": dense, "parameters/dense": float(sum(p.numel() for p in model.parameters()))}
+        found = {"loss/dense": dense, "parameters/dense": float(count_parameters(model))}
         prepared = prepare(
             model,
             method=self.method,
@@ -92,7 +93,7 @@ class CompressionStudy:
         data = self.data if self.calibration is None else self.calibration
         data.setup()
         sequences = self.sequences or (FISHER if METHODS[self.method].needs_loss else OTHERWISE)
-        return [_on(batch, device) for batch in first_samples(data.train_dataloader(), sequences)]
+        return [on_device(batch, device) for batch in first_samples(data.train_dataloader(), sequences)]
 
 
 def _values(made: Compression, loss: float, dense: float) -> dict[str, float]:
@@ -117,19 +118,26 @@ def first_samples(batches: Any, samples: int) -> Iterator[Batch]:
 
 
 def token_loss(model: nn.Module, batch: Any) -> Tensor:
-    """Mean cross-entropy over the tokens of a batch that count, in nats."""
-    return F.cross_entropy(model(batch["x"]).flatten(0, 1), batch["y"].flatten(), ignore_index=IGNORED)
+    """Mean cross-entropy over the tokens of a batch that count, in nats, at least in float32."""
+    logits = model(batch["x"]).flatten(0, 1)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(logits, batch["y"].flatten(), ignore_index=IGNORED)
 
 
 @torch.no_grad()
 def mean_loss(model: nn.Module, batches: Sequence[Any]) -> float:
-    """Mean cross-entropy over all tokens that count, in nats."""
+    """Mean cross-entropy over all tokens that count, in nats; DataError where there is none."""
     total, tokens = 0.0, 0
     for batch in batches:
-        here = int((batch["y"] != IGNORED).sum())
-        total, tokens = total + here * float(token_loss(model, batch)), tokens + here
+        if here := int((batch["y"] != IGNORED).sum()):
+            total, tokens = total + here * float(token_loss(model, batch)), tokens + here
+    if not tokens:
+        raise DataError(
+            f"there is no token to take the loss of: every label is {IGNORED}, or there is no batch"
+        )
     return total / tokens
 
 
-def _on(batch: Any, device: torch.device) -> Batch:
+def on_device(batch: Any, device: torch.device) -> Batch:
+    """The batch with all its tensors there."""
     return {name: tensor.to(device) for name, tensor in batch.items()}

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import DataError
@@ -21,6 +20,7 @@ from ..models.compression.pruning import RULES as PRUNING_RULES
 from ..models.compression.pruning import prune_by_magnitude, sparsity_ratios
 from ..ops.submatrices import Windows
 from ..ops.tails import LEAST_POINTS, RULES, marchenko_pastur_alpha, weight_exponent
+from .compression_study import mean_loss, on_device
 from .inputs import Batch
 
 DISTRIBUTIONS = ("gaussian", "student")
@@ -124,7 +124,7 @@ class PruningStudy:
 
     def __call__(self) -> dict[str, float]:
         batches = self._batches()
-        found = {"loss/dense": token_loss(self.base, batches)}
+        found = {"loss/dense": mean_loss(self.base.eval(), batches)}
         tried = []
         for eps in (0.0,) if self.rule == "uniform" else self.eps:
             loss, ratios, sparsity = self._pruned(eps, batches)
@@ -148,27 +148,13 @@ class PruningStudy:
         )
         removed = sum(prune_by_magnitude(model, ratios).values())
         total = sum(model.get_submodule(name).weight.numel() for name in ratios)  # type: ignore[union-attr]
-        return token_loss(model, batches), ratios, removed / total
+        return mean_loss(model, batches), ratios, removed / total
 
     def _batches(self) -> list[Batch]:
         self.data.prepare_data()
         self.data.setup("fit")
-        found: list[Batch] = list(self.data.val_dataloader() or ())
+        device = next(self.base.parameters()).device
+        found: list[Batch] = [on_device(batch, device) for batch in self.data.val_dataloader()]
         if not found:
             raise DataError("the study needs a validation part; its data have none")
         return found
-
-
-@torch.no_grad()
-def token_loss(model: nn.Module, batches: Sequence[Batch]) -> float:
-    """Mean cross-entropy of the next token over all positions that count, in nats, in eval mode."""
-    training, total, count = model.training, 0.0, 0
-    device = next(model.parameters()).device
-    model.eval()
-    for batch in batches:
-        y = batch["y"].to(device).flatten()
-        logits = model(batch["x"].to(device)).flatten(0, 1)
-        total += float(F.cross_entropy(logits.float(), y, reduction="sum"))  # -100 does not count
-        count += int((y != -100).sum())
-    model.train(training)
-    return total / count

@@ -71,13 +71,7 @@ class LanguageModelling(Task):
         """Raises ValueError unless the data have tokens that the model knows, in windows that it can read."""
         if "vocabulary" not in sizes:
             raise ValueError(f"language modelling wants data of tokens, these have {', '.join(sizes)}")
-        for name, wanted in (("vocabulary", sizes["vocabulary"]), ("context", sizes.get("length"))):
-            found = getattr(self.model, name, None)
-            if isinstance(found, int) and wanted is not None and found < wanted:
-                what = "a vocabulary" if name == "vocabulary" else "sequences"
-                raise ValueError(
-                    f"the model's {name} is {found}, the data have {what} of {wanted}; set model.{name}={wanted}"
-                )
+        check_room(self.model, sizes)
 
     def inputs_of(self, batch: Batch) -> tuple[Tensor, ...]:
         return (batch["x"],)
@@ -121,6 +115,17 @@ class LanguageModelling(Task):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.marked = {int(mark): float(loss) for mark, loss in checkpoint.get(MARKED, {}).items()}
+
+
+def check_room(model: nn.Module, sizes: Mapping[str, Any]) -> None:
+    """ValueError where the data have more tokens, or longer sequences of them, than the model says that it takes."""
+    for name, wanted in (("vocabulary", sizes.get("vocabulary")), ("context", sizes.get("length"))):
+        found = getattr(model, name, None)
+        if isinstance(found, int) and wanted is not None and found < wanted:
+            what = "a vocabulary" if name == "vocabulary" else "sequences"
+            raise ValueError(
+                f"the model's {name} is {found}, the data have {what} of {wanted}; set model.{name}={wanted}"
+            )
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ from torchmetrics import MeanMetric
 
 from ..errors import ConfigError
 from ..models.arguments import check_choice
+from ..models.compression.compress import count_parameters
+from ..models.compression.low_rank import LowRankConv, LowRankLinear
 from ..models.compression.maestro import Maestro
 from .base import Batch
 from .batch_norm import reestimate
@@ -23,8 +25,9 @@ PASSES = ("sampled", "full", "both")
 class PrefixClassification(Classification):
     """`Classification` with further test metrics: the model cut to a fraction of every named layer's rank.
 
-    A model of ordered ranks is cut to its prefixes, a plain one by the singular values of its trained layers. Batch
-    norms estimate their statistics anew after each cut. For every fraction f:
+    A model of ordered ranks is cut to its prefixes, a plain one by the singular values of its trained layers, and one
+    that has been compressed since not at all: it has no such metrics. Batch norms estimate their statistics anew after
+    each cut. For every fraction f:
 
     | metric | meaning |
     |---|---|
@@ -63,12 +66,13 @@ class PrefixClassification(Classification):
     def metrics_of(self, stage: str) -> dict[str, Any]:
         metrics = super().metrics_of(stage)
         if stage == "test":
-            metrics |= {f"accuracy@{f:g}": m for f, m in zip(self.prefixes, self.at_prefix, strict=True)}
+            places = zip(self.prefixes, self.at_prefix, strict=True)
+            metrics |= {f"accuracy@{f:g}": metric for f, metric in places if f in self._cuts}
         return metrics
 
     def on_test_start(self) -> None:
         """Makes the cut models."""
-        if not self.prefixes:
+        if not self.prefixes or not self._whole_is_there():
             return
         whole = self._whole()
         self._cuts = {f: whole.deploy(whole.uniform(f)).eval() for f in self.prefixes}
@@ -83,14 +87,19 @@ class PrefixClassification(Classification):
 
     def on_test_epoch_end(self) -> None:
         super().on_test_epoch_end()
-        counts = {f"@{f:g}": _parameters(cut) for f, cut in self._cuts.items()}
+        counts = {f"@{f:g}": count_parameters(cut) for f, cut in self._cuts.items()}
         for suffix, count in {"": self.parameter_count(), **counts}.items():
             self.log(f"test/parameters{suffix}", float(count), rank_zero_only=True)
         self._cuts = {}
 
     def parameter_count(self) -> int:
         """Of the whole model as it would be deployed."""
-        return self.model.count() if isinstance(self.model, Maestro) else _parameters(self.model)
+        return self.model.count() if isinstance(self.model, Maestro) else count_parameters(self.model)
+
+    def _whole_is_there(self) -> bool:
+        """Whether the model still is what the task was made for, and not a compressed form of it."""
+        thin = any(isinstance(module, (LowRankLinear, LowRankConv)) for module in self.model.modules())
+        return isinstance(self.model, Maestro) or (bool(self.layers) and not thin)
 
     def _whole(self) -> Maestro:
         if isinstance(self.model, Maestro):
@@ -112,8 +121,8 @@ class OrderedClassification(PrefixClassification):
 
     The cut comes after an epoch's last step, before it is validated; the optimiser's state of the cut columns is
     cleared. Ranks are part of the weights: a resumed run and the best weights have theirs. Batch norms estimate
-    their statistics anew before every evaluation. Further metrics: `rank`, the sum of the layers' ranks, and
-    `parameters`, both of val and of test.
+    their statistics anew before every evaluation. Further metrics: `rank`, the sum of the layers' ranks (of a model
+    that is deployed since there is none), and `parameters`, both of val and of test.
 
     Args:
         passes: `sampled`: the loss of the model with the drawn layer at its prefix. `both`: the loss of the whole
@@ -200,7 +209,8 @@ class OrderedClassification(PrefixClassification):
         self._log_ranks("test")
 
     def _log_ranks(self, stage: str) -> None:
-        self.log(f"{stage}/rank", float(sum(self.ordered.ranks.values())), rank_zero_only=True)
+        if isinstance(self.model, Maestro):
+            self.log(f"{stage}/rank", float(sum(self.model.ranks.values())), rank_zero_only=True)
 
     def _reestimate(self) -> None:
         reestimate(self.model, self._training_batches(), self._mean)
@@ -215,7 +225,3 @@ def forget(optimizer: torch.optim.Optimizer, layer: Any) -> None:
         if all(isinstance(p, Tensor) and p.shape == factor.shape for p, factor in factors):
             for part in layer.cut_parts(*parts):
                 part.zero_()
-
-
-def _parameters(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())

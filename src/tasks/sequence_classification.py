@@ -15,6 +15,7 @@ from torchmetrics.classification import (
 
 from .base import Batch
 from .classification import Classification
+from .language import check_room
 
 MONITORS = ("accuracy", "matthews", "f1", "loss")
 
@@ -75,9 +76,7 @@ class SequenceClassification(Classification):
             raise ValueError(
                 f"the data have {sizes.get('dim_out')} classes, the task {self.classes}; set task.classes"
             )
-        context, length = getattr(self.model, "context", None), sizes.get("length", 0)
-        if isinstance(context, int) and context < length:
-            raise ValueError(f"the model's context is {context}, the data have sequences of {length}")
+        check_room(self.model, sizes)
 
     def update_metrics(self, batch: Batch, stage: str) -> None:
         logits = self.model(*self.inputs_of(batch)).float()

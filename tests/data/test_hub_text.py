@@ -66,6 +66,7 @@ def test_sets_are_looked_for_below_eigenzoo_data(tmp_path, sums, monkeypatch):
         (lambda p: save_rows(p / "train.jsonl", question=["q"], reply=["a"]), "no column 'answer'"),
         (lambda p: (p / "train.jsonl").write_bytes(b'{"question": "caf\xe9"}\n'), r"is not UTF-8: byte 17 "),
         (lambda p: (p / "train.jsonl").write_text("not json"), "cannot read"),
+        (lambda p: (p / "train.jsonl").write_text(""), "no rows in"),
         (lambda p: save_rows(p / "train.parquet", question=["q"], answer=[" "]), "row 0: the answer is empty"),
         (lambda p: save_rows(p / "train.jsonl", question=["q", None], answer=["a", "b"]), "row 1: the question None"),
     ],
@@ -81,8 +82,10 @@ def test_bad_files_are_told(tmp_path, tokens, write, fault):
 def test_too_few_rows_are_told(sums):
     with pytest.raises(DataError, match=r"24 rows in .*, wanted 25"):
         source(sums, limit=25).read()
-    with pytest.raises(ValueError, match="limit must be None or at least 1, got 0"):
+    with pytest.raises(ValueError, match="limit must be None or a whole number of at least 1, got 0"):
         source(sums, limit=0)
+    with pytest.raises(ValueError, match=r"columns must be a list of names, got 'text'; write \[text\]"):
+        TextSource("x", "text")  # type: ignore[arg-type]
 
 
 def test_only_the_answer_counts(tokens, sums):
@@ -239,6 +242,9 @@ def test_plain_text_is_packed_and_every_token_predicted_once(tokens, tmp_path):
     held = CausalText(TextSource(folder), tokens, batch_size=2, context=5, val_fraction=0.25)
     held.setup()
     assert held.counts["train"] + held.counts["val"] == len(windows) and held.counts["val"] > 0
+    least = CausalText(TextSource(folder), tokens, batch_size=2, context=5, val_fraction=0.001)
+    least.setup()
+    assert least.counts["val"] == 1
     with pytest.raises(DataError, match="not one window"):
         CausalText(TextSource(folder), tokens, batch_size=2, context=5000).setup()
 

@@ -12,9 +12,10 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 import eigenzoo
-from eigenzoo.errors import ConfigError
+from eigenzoo.errors import ConfigError, DataError
 from eigenzoo.harness import base
 from eigenzoo.harness.compose import compose
+from eigenzoo.harness.preflight import build_on_meta
 from eigenzoo.harness.run import folder_of, run
 from eigenzoo.models.adapters import load
 
@@ -108,6 +109,8 @@ def test_the_id_depends_on_the_base(here):
     (["base.experimnt=x"], "base.experimnt: no such key; did you mean 'experiment'"),
     (["base.experiment=pretrian_text"], "did you mean 'pretrain_text'"),
     (["base.experiment=pissa_text"], "base.experiment: 'pissa_text' has a base of its own"),
+    (["base.overrides=lr"], "base.overrides: wants a list of words"),
+    (["base.overrides=[5]"], "base.overrides: wants a list of words"),
     (["base.overrides=[model.dmi=3]", "base.scale=smoke"], None),
 ])  # fmt: skip
 def test_wrong_bases(here, words, sentence):
@@ -129,3 +132,24 @@ def test_weights_of_another_model_are_a_fault_of_the_base(here):
     save_file({"weight": torch.zeros(3, 2)}, folder / "model.safetensors")
     with pytest.raises(ConfigError, match=r"base: the weights are those of another model: 'bias' is missing"):
         base.start(model, composed.config, folder, Console(quiet=True))
+    (folder / "model.safetensors").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"model.safetensors is damaged"):
+        base.start(model, composed.config, folder, Console(quiet=True))
+
+
+def test_a_base_for_other_data_names_the_size_that_it_lacks(here):
+    config = compose([*TEXT, "base.experiment=fno_burgers", "base.overrides=[]"]).config
+    with pytest.raises(ConfigError, match=r"model.base: eigenzoo.*FNO needs dim_in"):
+        build_on_meta(config)
+
+
+def test_a_base_of_ones_own_is_allowed_by_name(here):
+    folder = Path("mine")
+    folder.mkdir()
+    (folder / "config.yaml").write_text("model: {_target_: my_models.Net}")
+    for name in ("model", "probe"):
+        (folder / f"{name}.safetensors").write_bytes(b"x")
+    with pytest.raises(ConfigError, match="nothing that a model may be made of"):
+        compose([*TEXT, "base.run=mine"])
+    config = compose([*TEXT, "base.run=mine", "allow_targets=[my_models]"]).config
+    assert config["model"]["base"] == {"_target_": "my_models.Net"}

@@ -7,6 +7,7 @@ import pytest
 from command_lab import ask
 
 import eigenzoo
+from eigenzoo.harness import zoo
 
 
 @pytest.fixture
@@ -31,6 +32,12 @@ def test_a_compressed_run_is_tested_and_loads(here, capsys, words):
 def test_the_folder_of_a_compressed_run_is_not_written_where_nothing_was_made(here, capsys):
     assert ask("compress s4d_digits method=svd ratio=0.5 targets=nothing out=small", capsys).code == 2
     assert not Path("small").exists()
+
+
+def test_a_run_is_not_overwritten_by_what_is_made_of_it(here, capsys):
+    (here / "mine").symlink_to(zoo.SHIPPED / "s4d_digits")
+    answer = ask("compress s4d_digits method=svd ratio=0.5 out=mine", capsys)
+    assert answer.code == 2 and "is the folder of the run itself" in answer.err
 
 
 @pytest.mark.parametrize(("words", "sentence"), [

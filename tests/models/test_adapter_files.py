@@ -265,3 +265,99 @@ def test_an_adapted_model_is_saved_under_the_paths_of_its_base(base, x, tmp_path
     assert torch.equal(twin(x), model(x))
     with pytest.raises(ValueError, match="has an adapter 'default' already"):
         load(twin, tmp_path)
+
+
+@pytest.mark.parametrize("second", [PiSSA(2), SORSA(2)], ids=["pissa", "sorsa"])
+def test_one_of_two_adapters_that_split_a_weight_goes_with_the_original(base, x, tmp_path, second):
+    model = trained(base, PiSSA(3), "fused", name="first")
+    inject(model, second, targets="fused", name="second")
+    outputs = moved(model)(x)
+    for name in ("first", "second"):
+        save(model, tmp_path / name, name=name)
+    twin = copy_of(base)
+    for name in ("second", "first"):
+        load(twin, tmp_path / name, name=name)
+    torch.testing.assert_close(twin(x), outputs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_second_adapter_on_a_quantised_base_is_saved_without_it(base, x, tmp_path):
+    model = trained(base, QPiSSA(3, rounds=1), "fused", name="first")
+    inject(model, LoRA(2), targets="fused", name="second")
+    outputs = moved(model)(x)
+    for name in ("first", "second"):
+        save(model, tmp_path / name, name=name)
+    assert not any(".base." in tensor for tensor in load_file(tmp_path / "second" / "adapter.safetensors"))
+    twin = copy_of(base)
+    for name in ("first", "second"):
+        load(twin, tmp_path / name, name=name)
+    assert torch.equal(twin(x), outputs)
+
+
+def test_a_quantised_base_of_other_weights_is_refused_and_nothing_is_changed(base, tmp_path):
+    save(trained(base, QPiSSA(3), "layers.0.0"), tmp_path)
+    other = copy_of(base).requires_grad_(True)
+    nn.init.normal_(other.layers[0][0].weight)
+    bias = other.layers[0][0].bias.clone()
+    tensors = load_file(tmp_path / "adapter.safetensors")
+    save_file(
+        {n: t + 1 if n.endswith("bias") else t for n, t in tensors.items()}, tmp_path / "adapter.safetensors"
+    )
+    with pytest.raises(ValueError, match=r"made for other weights than those of 'layers.0.0'"):
+        load(other, tmp_path)
+    save_file({n: t for n, t in tensors.items() if "codes" not in n}, tmp_path / "adapter.safetensors")
+    with pytest.raises(ValueError, match=r"does not fit 'layers.0.0'.*codes"):
+        load(other, tmp_path)
+    assert torch.equal(other.layers[0][0].bias, bias) and all(p.requires_grad for p in other.parameters())
+
+
+@pytest.mark.parametrize(("format", "config"), [
+    ("eigenzoo", []),
+    ("eigenzoo", {"format": 1}),
+    ("eigenzoo", {"format": 1, "layers": [1]}),
+    ("eigenzoo", {"format": 1, "layers": {"fused": {"shape": [7, 8]}}}),
+    ("eigenzoo", {"format": 1, "layers": {"fused": {"shape": [7, 8], "kind": "LoRA", "settings": {"rnk": 2}}}}),
+    ("peft", []),
+    ("peft", {"r": None, "target_modules": ["fused"]}),
+    ("peft", {"r": 2.7, "target_modules": ["fused"]}),
+    ("peft", {"r": 3, "target_modules": 3}),
+    ("peft", {"r": 3, "target_modules": "("}),
+    ("peft", {"r": 3, "target_modules": ["fused"], "rank_pattern": [3]}),
+    ("peft", {"r": 3, "target_modules": ["fused"], "lora_alpha": None}),
+])  # fmt: skip
+def test_a_damaged_config_is_one_sentence(base, tmp_path, format, config):
+    save(trained(base, LoRA(3), "fused"), tmp_path, format=format)
+    next(tmp_path.glob("*.json")).write_text(json.dumps(config))
+    twin = copy_of(base)
+    with pytest.raises(ValueError, match=r"is damaged|must be a whole number"):
+        load(twin, tmp_path)
+    assert twin.state_dict().keys() == base.state_dict().keys()
+
+
+@pytest.mark.parametrize("format", ["eigenzoo", "peft"])
+def test_a_file_with_nan_is_refused(base, tmp_path, format):
+    save(trained(base, LoRA(3), "fused"), tmp_path, format=format)
+    file = next(tmp_path.glob("*.safetensors"))
+    save_file({n: t * torch.nan for n, t in load_file(file).items()}, file)
+    with pytest.raises(ValueError, match="holds NaN or infinity"):
+        load(copy_of(base), tmp_path)
+
+
+def test_a_residual_keeps_the_names_of_a_model_with_a_base_of_its_own(tmp_path):
+    model = nn.ModuleDict({"net": nn.ModuleDict({"base": nn.Linear(4, 4)})})
+    inject(model, PiSSA(2), targets="base")
+    save(model, tmp_path, format="peft", export="residual")
+    assert set(load_file(tmp_path / "residual.safetensors")) == {"net.base.weight", "net.base.bias"}
+
+
+def test_running_means_of_a_module_that_is_trained_whole_are_saved_with_it(tmp_path):
+    def network() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 2))
+
+    model, x = network(), torch.randn(8, 4)
+    inject(model, LoRA(2), targets="0", trainable=["1"])
+    moved(model).train()(x)
+    save(model, tmp_path)
+    twin = network()
+    load(twin, tmp_path)
+    assert torch.equal(twin.eval()(x), model.eval()(x)) and twin[1].weight.requires_grad

@@ -11,6 +11,7 @@ from torch import nn
 from eigenzoo.models import adapters
 from eigenzoo.models.adapters import (
     DoRA,
+    Full,
     LoRA,
     Placement,
     adapted,
@@ -20,6 +21,7 @@ from eigenzoo.models.adapters import (
     unload,
     unmerge,
 )
+from eigenzoo.models.adapters.layer import check_whole
 from eigenzoo.models.adapters.model import AdaptedModel
 
 KINDS = [
@@ -297,7 +299,17 @@ def test_dora_with_dropout_drops_for_the_direction_too():
         (lambda m: LoRA(3, init="orthogonal"), "rank=3: must be even"),
         (lambda m: DoRA(3, init="olora"), "DoRA starts from"),
         (lambda m: inject(m, LoRA(2), targets="fused", trainable=["hed"]), "'hed'; near names are head"),
+        (lambda m: inject(m, LoRA(2), targets="fused", trainable=["head", "hed"]), "'hed'; near names are head"),
+        (lambda m: inject(m, LoRA(2), targets="head", trainable=["head"]), "adapted, and 'head' to be trained whole"),
+        (lambda m: inject(m, LoRA(2), targets="layers.0.0", trainable=["layers"]), "'layers' to be trained whole"),
+        (lambda m: inject(m, LoRA(2), targets="fused", exclude=["hed"]), "'hed'; near names are head"),
+        (lambda m: inject(m, LoRA(2), targets="fused", exclude=["fused"]), "every module that matches 'fused' is ex"),
         (lambda m: inject(m, LoRA(2), targets="fused", name="a.b"), "must be a word without dots"),
+        (lambda m: inject(m, LoRA(2), targets="fused", name="/tmp/a"), "must be a word without dots, slashes"),
+        (lambda m: inject(m, LoRA(2), targets="fused", name="keys"), "name='keys': is an attribute of"),
+        (lambda m: check_whole(2.5), "rank=2.5: must be a whole number"),
+        (lambda m: check_whole(True), "rank=True: must be a whole number"),
+        (lambda m: AdaptedModel(m, adapter=Full(), also=[Placement(LoRA(2), "fused")]), "takes no other adapter"),
         (lambda m: adapters.activate(m, ["x"]), "there is no adapter 'x'; there are none"),
     ],
 )  # fmt: skip
@@ -313,7 +325,8 @@ def test_what_cannot_be_adapted(model):
     with pytest.raises(ValueError, match="has an adapter 'default' already"):
         inject(model, LoRA(2), targets="fused")
     with pytest.raises(ValueError, match="cannot hold LoRALayer, DoRALayer together"):
-        inject(model, DoRA(2), targets="fused", name="second")
+        inject(model, DoRA(2), targets=["head", "fused"], name="second")
+    assert list(adapted(model)) == ["fused"]  # after an error none is adapted
     model.head.weight = model.layers[0][0].weight
     with pytest.raises(ValueError, match=r"'layers.0.0'.*is shared \(layers.0.0.weight, head.weight\)"):
         inject(model, LoRA(2), targets="layers.0.0")
@@ -357,3 +370,25 @@ def test_on_the_meta_device_there_is_the_structure_alone():
         model = Mixed()
     inject(model, adapters.PiSSA(2), targets="fused")
     assert model.fused.adapters["default"].A.is_meta
+
+
+def test_frozen_batch_norms_keep_their_statistics_and_trained_ones_do_not():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 3), nn.BatchNorm1d(3)
+    )
+    inject(net, LoRA(2), targets="0", trainable=["4"])
+    before = [net[i].running_mean.clone() for i in (1, 4)]
+    x = torch.randn(8, 1, 4, 4)
+    trained = net.train()(x)
+    assert torch.equal(net[1].running_mean, before[0]) and not torch.equal(net[4].running_mean, before[1])
+    net[1].eval()
+    torch.testing.assert_close(net(x), trained)
+    unload(copy.deepcopy(net))
+    unload(net).train()(x)
+    assert not torch.equal(net[1].running_mean, before[0])
+
+
+def test_an_embedding_that_rewrites_its_weight_is_refused():
+    with pytest.raises(ValueError, match="has max_norm"):
+        inject(nn.Sequential(nn.Embedding(5, 4, max_norm=1.0)), LoRA(2), targets="0")

@@ -236,6 +236,9 @@ def test_uniform_and_greedy_ranks() -> None:
     model.layers["hidden"].keep(2)
     assert model.uniform(0.5) == {"conv": 3, "hidden": 2}
     model = small()
+    assert model.uniform(1e-12) == {"conv": 1, "hidden": 1}
+    wide = Maestro(nn.Sequential(nn.Linear(25, 25)), layers="0")
+    assert 7 / 25 * 25 > 7 and wide.uniform(7 / 25) == {"0": 7}
     with torch.no_grad():
         model.layers["hidden"].second[:, 3:] *= 1e-3
     found = model.greedy(430)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from eigenzoo.models.adapters.inject import adapted, adapter_layers, inject, merge, unmerge
+from eigenzoo.models.adapters.model import AdaptedModel
 from eigenzoo.models.adapters.pissa import PiSSA
 from eigenzoo.models.adapters.sorsa import SORSA
 from eigenzoo.optim.orthonormal import OrthonormalAdamW
@@ -268,3 +269,12 @@ def test_the_change_is_a_plain_lora_of_peft_on_the_untouched_base(adapter):
         part.lora_A["default"].weight.copy_(torch.cat([now[1], initial[1]]))
         part.lora_B["default"].weight.copy_(torch.cat([now[0], -initial[0]], 1))
     assert torch.allclose(theirs(x), base(x), rtol=1e-6, atol=5e-6)
+
+
+@pytest.mark.parametrize("adapter", [PiSSA(3), SORSA(3)], ids=["pissa", "sorsa"])
+def test_a_second_start_begins_with_the_whole_weight(adapter):
+    base, x = nn.Sequential(nn.Linear(8, 9), nn.Tanh(), nn.Linear(9, 8)), torch.randn(4, 8)
+    before, model = base(x), AdaptedModel(base, adapter=adapter, targets=["0", "2"])
+    for _ in range(2):
+        model.start()
+        torch.testing.assert_close(model(x), before, rtol=1e-5, atol=1e-6)

@@ -153,3 +153,13 @@ def test_pruned_weights(network: Network, rule: str):
 def test_unknown_rule(network: Network):
     with pytest.raises(ValueError, match=r"rule is 'farm'.*did you mean 'farms'"):
         sparsity_ratios(network, 0.5, rule="farm")
+
+
+def test_faults_of_layers_and_ratios(network: Network):
+    with pytest.raises(ValueError, match="layers is empty"):
+        sparsity_ratios(network, 0.5, rule="uniform", layers=[])
+    name, before = next(iter(prunable(network))), [p.clone() for p in network.parameters()]
+    for ratio in (1.5, -0.1, float("nan")):
+        with pytest.raises(ValueError, match=rf"the ratio of layer '{name}' is {ratio}"):
+            prune_by_magnitude(network, {name: ratio})
+    assert all(torch.equal(p, old) for p, old in zip(network.parameters(), before, strict=True))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from eigenzoo.models.adapters.dora import DoRA
 from eigenzoo.models.adapters.inject import adapted, inject, merge, unload, unmerge
 from eigenzoo.models.adapters.loftq import LoftQ
 from eigenzoo.models.adapters.lora import LoRA
@@ -13,6 +14,7 @@ from eigenzoo.models.adapters.model import AdaptedModel
 from eigenzoo.models.adapters.qlora import QLoRA
 from eigenzoo.models.adapters.qpissa import QPiSSA
 from eigenzoo.models.adapters.quantised import QuantisedLinear
+from eigenzoo.models.adapters.quantised_start import quantised_layer
 from eigenzoo.models.adapters.site import site_of
 from eigenzoo.ops.quantisation import dequantise, quantise
 from eigenzoo.testing import assert_save_load
@@ -209,11 +211,10 @@ def test_a_model_by_config_starts_from_dense_weights_and_loads_quantised_ones():
     assert torch.equal(models[0](x), direct(x))
     models[1].load_state_dict(models[0].state_dict())
     assert torch.equal(models[1](x), direct(x))
-    quantised = {n: m.weight for n, m in models[0].named_modules() if isinstance(m, QuantisedLinear)}
-    models[0].start()  # from the weights that it has
-    for name, weight in quantised.items():
-        wrapper = models[0].get_submodule(name.removesuffix(".base"))
-        assert (wrapper.weight - weight).abs().max() < 0.1 * weight.abs().max()
+    whole = {n: m.weight for n, m in adapted(models[0]).items()}
+    models[0].start()  # from the weights that it has, what the pairs had taken included
+    for name, wrapper in adapted(models[0]).items():
+        assert (wrapper.weight - whole[name]).norm() < 0.1 * whole[name].norm()
     with torch.device("meta"):
         shape = AdaptedModel(network(), adapter=QPiSSA(4), targets=["0", "2"]).state_dict()
     assert {n: t.shape for n, t in shape.items()} == {n: t.shape for n, t in models[0].state_dict().items()}
@@ -254,3 +255,10 @@ def test_a_start_that_takes_a_part_of_the_weight_refuses_a_quantised_base():
 def test_bad_arguments_are_named(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_dropout_of_dora_on_a_quantised_base_in_sixteen_bits():
+    model = nn.Sequential(quantised_layer(site_of("0", nn.Linear(12, 24)))).to(torch.bfloat16)
+    inject(model, DoRA(2, dropout=0.5), targets="0")
+    y = model.train()(torch.randn(5, 12, dtype=torch.bfloat16))
+    assert y.dtype == torch.bfloat16 and y.isfinite().all()

@@ -170,6 +170,7 @@ def test_zeros_are_left_out_relative_to_the_largest():
         (torch.zeros(8), "median", 50, "0 values that are not zero, the rule needs 2"),
         (torch.rand(30), "goodness_of_fit", 50, "30 values that are not zero, the rule needs 50"),
         (torch.tensor([1.0, math.nan, 2.0]), "median", 50, "not finite"),
+        (torch.tensor([-1.0, 1.0, 2.0]), "median", 50, "below 0, the least is -1"),
         (torch.rand(80), "mean", 50, "rule is 'mean', known are median"),
         (torch.rand(80), "median", 1, "least=1"),
     ],
@@ -177,6 +178,11 @@ def test_zeros_are_left_out_relative_to_the_largest():
 def test_spectra_without_exponent(values: Tensor, rule: str, least: int, said: str):
     with pytest.raises(ValueError, match=said):
         tail_exponent(values, rule, least=least)
+
+
+def test_a_start_has_to_be_tried():
+    with pytest.raises(ValueError, match="candidates=0"):
+        tail_exponent(torch.rand(80), "goodness_of_fit", candidates=0)
 
 
 @pytest.mark.parametrize(

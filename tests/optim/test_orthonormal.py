@@ -144,6 +144,7 @@ def test_the_state_continues():
     ("options", "words"),
     [
         ({"gamma": -1.0}, "gamma=-1.0"),
+        ({"gamma": float("nan")}, "gamma=nan"),
         ({"gamma": 0.1, "lr": 0.0}, "lr=0.0: must be positive with gamma=0.1"),
         ({"regulariser": "l1"}, "regulariser is 'l1'"),
     ],

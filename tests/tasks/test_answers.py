@@ -28,6 +28,9 @@ def test_prompts_of_different_lengths_are_continued_from_their_own_ends():
     new = complete(Counting(), prompt, torch.tensor([3, 1, 1]), 4, stop=STOP)
     assert new.tolist() == [[4, 5, 6, 7], [8, 9, 0, 0], [0, 0, 0, 0]]
     assert complete(Counting(), prompt[1:], torch.tensor([1, 1]), 50, stop=STOP)[:, 3:].eq(STOP).all()
+    # Where all have ended, what is left of a shorter prompt's padding does not show either.
+    late = complete(Counting(), torch.tensor([[1, 2, 9], [9, 5, 5]]), torch.tensor([3, 1]), 4, stop=STOP)
+    assert late.eq(STOP).all()
 
 
 class Telling(nn.Module):

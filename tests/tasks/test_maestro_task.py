@@ -13,6 +13,7 @@ from eigenzoo.data.module import Splits, TensorData
 from eigenzoo.errors import ConfigError
 from eigenzoo.models.compression.maestro import Maestro
 from eigenzoo.tasks.batch_norm import reestimate
+from eigenzoo.tasks.compress_run import compress_ordered, compress_run
 from eigenzoo.tasks.maestro import OrderedClassification, PrefixClassification
 
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.01)
@@ -201,6 +202,26 @@ def test_a_plain_model_is_cut_by_its_singular_values() -> None:
     test = data.splits["test"]
     right = (cut.eval()(test["x"]).argmax(-1) == test["y"]).float().mean().item()
     assert metrics["test/accuracy@0.5"] == pytest.approx(right)
+
+
+def test_a_compressed_model_is_tested_by_the_task_of_the_whole_one() -> None:
+    made, data = task(norm=True, prefixes=[0.5]).eval(), Toy(10)
+    data.setup()
+    made.ordered.layers["0"].keep(3)
+    small = compress_ordered(made.ordered, 0.9)
+    assert small.before == 6 * 4 + 6 + 12 + 12 + 2 and small.after == sum(
+        p.numel() for p in small.model.parameters()
+    )
+    assert 0 < small.ratio <= 0.9 and sum(layer.before for layer in small.layers) == 6 * 4 + 12
+    with pytest.raises(ValueError, match=r"ratio=0\.1: even one column per layer has more"):
+        compress_ordered(made.ordered, 0.1)
+    made.model = small.model.eval()
+    metrics = trainer(1).test(made, data, verbose=False)[0]
+    assert metrics.keys() == {"test/loss", "test/accuracy", "test/parameters"}
+    assert metrics["test/parameters"] == small.after
+    plain = PrefixClassification(net(norm=True), optim=SGD, layers=LAYERS, prefixes=[0.5]).eval()
+    plain.model = compress_run(plain, data, method="svd", ratio=0.7).model
+    assert "test/accuracy@0.5" not in trainer(1).test(plain, data, verbose=False)[0]
 
 
 def test_bad_arguments() -> None:

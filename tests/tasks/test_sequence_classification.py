@@ -53,6 +53,9 @@ def test_faults_are_told():
     with pytest.raises(ValueError, match=r"the data have 2 classes, the task 3; set task\.classes"):
         task.check_sizes({"dim_out": 2})
     task.check_sizes({"dim_out": 3, "length": 9})
+    task.model.vocabulary = 7
+    with pytest.raises(ValueError, match=r"vocabulary is 7, the data have a vocabulary of 8"):
+        task.check_sizes({"dim_out": 3, "vocabulary": 8})
     task.model.context = 8
     with pytest.raises(ValueError, match="the model's context is 8, the data have sequences of 9"):
         task.check_sizes({"dim_out": 3, "length": 9})

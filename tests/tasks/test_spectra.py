@@ -10,7 +10,8 @@ from eigenzoo.errors import DataError
 from eigenzoo.models.language.gpt import GPT
 from eigenzoo.ops.submatrices import Windows
 from eigenzoo.ops.tails import marchenko_pastur_alpha, weight_exponent
-from eigenzoo.tasks.farms_studies import PruningStudy, RandomSpectrum, token_loss
+from eigenzoo.tasks.compression_study import mean_loss
+from eigenzoo.tasks.farms_studies import PruningStudy, RandomSpectrum
 from eigenzoo.tasks.spectra import layer_spectra, spectra_table
 from eigenzoo.tasks.spectra_figures import draw_layer_spectra
 
@@ -122,4 +123,5 @@ def test_loss_is_a_mean_over_the_tokens_that_count():
     with torch.no_grad():
         logs = base(batches[0]["x"]).log_softmax(-1)[:, :5]
     expected = -logs.gather(-1, batches[0]["y"][:, :5, None]).mean()
-    assert token_loss(base, batches) == pytest.approx(float(expected), rel=1e-6)
+    nothing = batches[0] | {"y": torch.full((4, 8), -100)}
+    assert mean_loss(base, [*batches, nothing]) == pytest.approx(float(expected), rel=1e-6)

@@ -69,7 +69,7 @@ class DoRALayer(LoRALayer):
         super().__init__(site, rank, scaling=scaling, dropout=dropout)
         self.magnitude = nn.Parameter(torch.ones_like(self.B[:, 0]))
         self.register_buffer("squared_norms", torch.ones_like(self.B[:, 0].detach()))
-        self._norms = self.squared_norms[:, None]
+        self.register_buffer("_norms", torch.ones_like(self.squared_norms[:, None]), persistent=False)
 
     @torch.no_grad()
     def measure(self, weight: Float[Tensor, "out columns"]) -> None:
@@ -81,12 +81,14 @@ class DoRALayer(LoRALayer):
     @torch.no_grad()
     def norms(self) -> Float[Tensor, " out"]:
         """||V|| per output, without a dense product, float32 or float64 also under autocast."""
-        W, c = self.site.matrix(), self.scaling
+        W = self.site.matrix()
         A, B = self.A.to(W), self.B.to(W)
+        # The compiler's reading of a product of a tensor and a number fails where no gradient is taken; not this one.
+        B = torch.add(torch.zeros_like(B), B, alpha=self.scaling)
         with without_autocast(W.device):
             cross = (W @ A.mT * B).sum(1)
             square = (B @ (A @ A.mT) * B).sum(1)
-        return (self.squared_norms + 2 * c * cross + c * c * square).clamp(min=0).sqrt()
+        return (self.squared_norms + cross + cross + square).clamp(min=0).sqrt()
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         shape = (-1, *(1 for _ in self.site.kernel))
@@ -107,6 +109,8 @@ class DoRALayer(LoRALayer):
     def _base(self, x: Tensor) -> Tensor:
         """The base without its bias, on another input."""
         weight = self.site.as_weight(self.site.weight) if self.site.kind == "transposed" else self.site.weight
+        if self.site.is_quantised:  # its weight is float32 whatever it is multiplied by
+            weight = weight.to(x.dtype)
         return self.site.convolve(x, weight) if self.site.kind == "conv" else F.linear(x, weight)
 
     def merged(self, weight: Float[Tensor, "out columns"]) -> Float[Tensor, "out columns"]:

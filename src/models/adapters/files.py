@@ -7,8 +7,10 @@
 taken out again, from the stored factors and not by another decomposition.
 """
 
+import copy
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from .conversion import plain_pairs
 from .dora import DoRA
 from .flora import FLoRA
 from .inject import adapted, adapted_at, adapter_layers, make, place, refuse_shared, sites_in
-from .layer import Adapter, AdapterLayer
+from .layer import Adapted, Adapter, AdapterLayer, check_names
 from .loftq import LoftQ
 from .lora import LoRA
 from .pissa import PiSSA
@@ -37,6 +39,7 @@ KINDS: dict[str, type[Adapter]] = {
     kind.__name__: kind for kind in (LoRA, DoRA, PiSSA, SORSA, FLoRA, QLoRA, QPiSSA, LoftQ)
 }
 FORMAT = 1
+QUANTISED_TOLERANCE = 0.5  # of the norm: four bits lose 0.1 of it, another weight is off by more than 1
 TOLERANCE = 2e-3  # of a fingerprint: weights in 16 bits are rounded by as much
 
 
@@ -111,19 +114,16 @@ def load(
             then as it was.
     """
     place_, model = Path(folder), getattr(model, "unwrapped", model)
+    check_names(name)
     for wrapper in adapted(model).values():
         if name in wrapper.adapters:
             raise ValueError(f"{wrapper.site.text} has an adapter '{name}' already; choose another name")
-    if (place_ / CONFIG).is_file():
-        layers, whole, bases = _read_own(model, _json(place_ / CONFIG), _tensors(place_ / TENSORS))
-    elif (place_ / peft_format.CONFIG).is_file():
-        found = peft_format.PeftAdapter(
-            _json(place_ / peft_format.CONFIG), _tensors(place_ / peft_format.TENSORS)
-        )
-        layers, bases = peft_format.read(model, found, on_residual=on_residual), {}
-        whole = peft_format.whole_tensors(model, found)
-    else:
-        raise ValueError(f"there is no adapter in {place_}: it has neither {CONFIG} nor {peft_format.CONFIG}")
+    try:
+        layers, whole, bases = _read(model, place_, on_residual)
+    except (AttributeError, KeyError, TypeError, re.error) as error:  # plain data of another form than ours
+        raise ValueError(
+            f"the config of the adapter in {place_} is damaged: {type(error).__name__} {error}"
+        ) from error
     place(model, layers, name)
     for path, base in bases.items():
         adapted_at(model, path).replace_base(base)
@@ -136,6 +136,21 @@ def load(
     return list(layers)
 
 
+def _read(
+    model: nn.Module, folder: Path, on_residual: bool
+) -> tuple[dict[str, AdapterLayer], dict[str, Tensor], dict[str, nn.Module]]:
+    """Layers, parameters of modules trained whole and quantised bases of a folder in either format."""
+    if (folder / CONFIG).is_file():
+        return _read_own(model, _json(folder / CONFIG), _tensors(folder / TENSORS))
+    if not (folder / peft_format.CONFIG).is_file():
+        raise ValueError(f"there is no adapter in {folder}: it has neither {CONFIG} nor {peft_format.CONFIG}")
+    found = peft_format.PeftAdapter(
+        _json(folder / peft_format.CONFIG), _tensors(folder / peft_format.TENSORS)
+    )
+    layers = peft_format.read(model, found, on_residual=on_residual)
+    return layers, peft_format.whole_tensors(model, found), {}
+
+
 def _own(model: nn.Module, layers: Mapping[str, AdapterLayer]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Config and tensors of the own format."""
     described, tensors = {}, {}
@@ -144,13 +159,17 @@ def _own(model: nn.Module, layers: Mapping[str, AdapterLayer]) -> tuple[dict[str
             "kind": type(layer.made_by).__name__,
             "settings": dataclasses.asdict(layer.made_by),  # type: ignore[call-overload]
             "shape": list(layer.site.shape),
-            "fingerprint": fingerprint(layer.site, layer),
+            "fingerprint": fingerprint(adapted_at(model, path)),
         }
         tensors |= {f"{path}.{n}": t for n, t in layer.state_dict().items()}
-        if layer.site.is_quantised:
+        if layer.site.is_quantised and type(layer.made_by).base is not Adapter.base:
             tensors |= {f"{path}.base.{n}": t for n, t in layer.site.module.state_dict().items()}
     whole = {n: p for n, p in model.named_parameters() if p.requires_grad and ".adapters." not in n}
-    tensors |= {f"whole.{n}": p for n, p in whole.items()}
+    inside = {n.rpartition(".")[0] for n in whole}
+    whole |= {
+        n: b for n, b in model.named_buffers() if n.rpartition(".")[0] in inside and n in model.state_dict()
+    }
+    tensors |= {f"whole.{n}": t for n, t in whole.items()}
     return {"format": FORMAT, "layers": described, "whole": sorted(whole)}, tensors
 
 
@@ -173,28 +192,33 @@ def _read_own(
         adapter = _adapter(said)
         layer = make(adapter, site)
         if (base := adapter.base(site, None)) is not None:
-            base.load_state_dict(_taken(rest, f"{path}.base."))
-            bases[path] = base
-        try:
-            layer.load_state_dict(_taken(rest, f"{path}."))
-        except RuntimeError as error:
-            raise ValueError(
-                f"the adapter file does not fit {site.text}: {' '.join(str(error).split())}"
-            ) from error
-        if path not in bases and not _same(said["fingerprint"], fingerprint(site)):
+            bases[path] = base = copy.deepcopy(base)  # the bias is the model's own until all has been read
+            _fill(base, _taken(rest, f"{path}.base."), site)
+        _fill(layer, _taken(rest, f"{path}."), site)
+        present = model.get_submodule(path)
+        here = fingerprint(present if isinstance(present, Adapted) else site)
+        fits = _same(said["fingerprint"], here) if base is None else _near(base, layer, site)
+        if not fits:
             raise ValueError(f"the adapter was made for other weights than those of {site.text}")
         layers[path] = layer
     refuse_shared(model, [sites[path] for path in layers])
     whole = _taken(rest, "whole.")
     if rest:
         raise ValueError(f"the adapter file has '{next(iter(rest))}', which belongs to none of its layers")
-    own = dict(model.named_parameters())
+    own = _own_tensors(model)
     for path in whole:
         if path not in own or own[path].shape != whole[path].shape:
-            raise ValueError(
-                f"the adapter file has '{path}', and this model has no such parameter of its shape"
-            )
+            raise ValueError(f"the adapter file has '{path}', and this model has no such tensor of its shape")
     return layers, whole, bases
+
+
+def _fill(module: nn.Module, tensors: Mapping[str, Tensor], site: Site) -> None:
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the adapter file does not fit {site.text}: {' '.join(str(error).split())}"
+        ) from error
 
 
 def _adapter(said: Mapping[str, Any]) -> Adapter:
@@ -204,18 +228,31 @@ def _adapter(said: Mapping[str, Any]) -> Adapter:
 
 
 @torch.no_grad()
-def fingerprint(site: Site, layer: AdapterLayer | None = None) -> list[float]:
-    """[norm, alternating sum of the rows] of the original weight: with what `layer` had taken out of it put back."""
+def fingerprint(place: Site | Adapted) -> list[float]:
+    """[norm, alternating sum of the rows] of the original weight: with what adapters had taken out of it put back."""
+    site, layers = (
+        (place, []) if isinstance(place, Site) else (place.site, place.layers(list(place.adapters)))
+    )
     weight = site.matrix().double()
-    initial = None if layer is None else layer.initial_pair()
-    if initial is not None:
-        weight = weight + (initial[0] @ initial[1]).double()
+    for layer in layers:
+        if (initial := layer.initial_pair()) is not None:
+            weight = weight + (initial[0] @ initial[1]).double()
     return [weight.norm().item(), (weight[::2].sum() - weight[1::2].sum()).item()]
 
 
 def _same(stored: list[float], here: list[float]) -> bool:
     """Within `TOLERANCE` of the norm; a sum over n entries is of the order of the norm."""
-    return all(abs(a - b) <= TOLERANCE * max(stored[0], here[0]) for a, b in zip(stored, here, strict=True))
+    return len(stored) == len(here) and all(
+        abs(a - b) <= TOLERANCE * max(stored[0], here[0]) for a, b in zip(stored, here, strict=True)
+    )
+
+
+@torch.no_grad()
+def _near(base: Any, layer: AdapterLayer, site: Site) -> bool:
+    """Whether a quantised base, with what the adapter took out of it, is the weight of the site but for rounding."""
+    initial, weight = layer.initial_pair(), site.matrix()
+    start = base.weight if initial is None else base.weight + initial[0] @ initial[1]
+    return bool((start - weight).norm() <= QUANTISED_TOLERANCE * weight.norm())
 
 
 def _taken(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -225,21 +262,29 @@ def _taken(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _put(model: nn.Module, whole: Mapping[str, Tensor]) -> None:
-    """Parameters that were trained whole, trained on."""
-    own = dict(model.named_parameters())
+    """Parameters that were trained whole, trained on, and the buffers beside them (running means)."""
+    own = _own_tensors(model)
     for name, tensor in whole.items():
         own[name].copy_(tensor)
-        own[name].requires_grad_(True)
+        if isinstance(own[name], nn.Parameter):
+            own[name].requires_grad_(True)
+
+
+def _own_tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def _residual(model: nn.Module) -> dict[str, Tensor]:
     """The frozen weights under the names of the plain model."""
-    named = {n.replace(".base.", ".") if _wrapped(model, n) else n: t for n, t in model.state_dict().items()}
-    return {n: t.detach().cpu().contiguous() for n, t in named.items() if ".adapters." not in n}
-
-
-def _wrapped(model: nn.Module, name: str) -> bool:
-    return any(name.startswith(f"{path}.base.") for path in adapted(model))
+    state, found = model.state_dict(), {}
+    paths = list(adapted(model))
+    for name, tensor in state.items():
+        path = next((p for p in paths if name.startswith(f"{p}.")), None)
+        if path is None:
+            found[name] = tensor
+        elif name.startswith(f"{path}.base."):
+            found[f"{path}.{name.removeprefix(f'{path}.base.')}"] = tensor
+    return {n: t.detach().cpu().contiguous().clone() for n, t in found.items()}  # tied weights: each its own
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -251,6 +296,10 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _tensors(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f"{path}: '{name}' holds NaN or infinity")
+    return tensors

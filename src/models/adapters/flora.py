@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from ...ops.tucker import mode_product, tucker_product
 from ..arguments import check_choice
-from .layer import Adapter, AdapterLayer, Pair
+from .layer import Adapter, AdapterLayer, Pair, check_whole
 from .site import Site
 
 INITS = ("kaiming_normal", "normal", "kaiming_uniform")
@@ -60,10 +60,11 @@ class FLoRA(Adapter):
     init: str = "kaiming_normal"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rank, int):
+        if isinstance(self.rank, Sequence):
             object.__setattr__(self, "rank", tuple(self.rank))
-        for rank in (self.rank,) if isinstance(self.rank, int) else self.rank:
-            if rank < 1:
+        for rank in self.rank if isinstance(self.rank, tuple) else (self.rank,):
+            check_whole(rank)
+            if rank < 1:  # type: ignore[operator]
                 raise ValueError(f"rank={self.rank}: every rank must be at least 1")
         if not 0 < self.scale < math.inf:
             raise ValueError(f"scale={self.scale}: must be a positive number")

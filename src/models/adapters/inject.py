@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import nn
 
+from .frozen import freeze, thaw, train_whole
 from .layer import Adapted, Adapter, AdapterLayer, check_names
 from .site import Site, site_of
 
@@ -27,9 +28,13 @@ def find_sites(
     order of `named_modules` (the head).
 
     Raises:
-        ValueError: a pattern that no module matches (with near names), or one that names a module of another
-            kind than linear, convolution or embedding.
+        ValueError: a pattern that no module matches (with near names) or whose modules are all excluded, or one that
+            names a module of another kind than linear, convolution or embedding.
     """
+    modules = dict(layers_in(model))
+    for pattern in exclude:
+        if not any(matches(name, [pattern]) for name in modules):
+            raise ValueError(_nothing(pattern, list(modules)))
     if targets == ALL_LINEAR:
         linear = {n: s for n, s in sites_in(model).items() if s.kind in ("linear", "transposed")}
         if len(linear) < 2:
@@ -39,13 +44,15 @@ def find_sites(
     patterns = [targets] if isinstance(targets, str) else list(targets)
     if not patterns:
         raise ValueError("targets is empty: name the layers that get an adapter")
-    modules = dict(layers_in(model))
     found: dict[str, Site] = {}
     for pattern in patterns:
-        hits = [n for n in modules if matches(n, [pattern]) and not matches(n, exclude)]
+        hits = [n for n in modules if matches(n, [pattern])]
         if not hits:
             raise ValueError(_nothing(pattern, list(modules)))
-        for name in hits:
+        kept = [n for n in hits if not matches(n, exclude)]
+        if not kept:
+            raise ValueError(f"every module that matches '{pattern}' is excluded")
+        for name in kept:
             found[name] = _site(name, modules[name])
     return {name: found[name] for name in modules if name in found}
 
@@ -77,14 +84,13 @@ def inject(
 
     Raises:
         ValueError: nothing matches, a rank that a matrix does not have, a second adapter of one name, a weight
-            that another module shares, a weight with NaN or infinity (which names the layer).
+            that another module shares, a weight with NaN or infinity (which names the layer), a layer that is to be
+            adapted and trained whole.
     """
     sites = find_sites(model, targets, exclude=exclude)
     check_names(name)
     refuse_shared(model, sites.values())
-    whole = [n for n, _ in layers_in(model) if matches(n, trainable)]
-    if trainable and not whole:
-        raise ValueError(_nothing(trainable[0], [n for n, _ in layers_in(model)]))
+    whole = _whole(model, trainable, sites)
     layers = {path: fresh_layer(model, site, adapter, name) for path, site in sites.items()}
     start = start and not any(site.weight.is_meta for site in sites.values())
     if start:
@@ -98,7 +104,7 @@ def inject(
             if (base := adapter.base(wrapper.site, None)) is not None:
                 wrapper.replace_base(base)
     for path in whole:
-        model.get_submodule(path).requires_grad_(True)
+        train_whole(model.get_submodule(path))
     return list(layers)
 
 
@@ -106,21 +112,19 @@ def place(model: nn.Module, layers: Mapping[str, AdapterLayer], name: str) -> No
     """Puts layers that were made for the sites of a model beside them, and freezes all else.
 
     Where there are adapters already, what is trained beside them goes on being trained.
+
+    Raises:
+        ValueError: a layer that cannot have this adapter beside those that it has; then nothing is changed.
     """
-    if not adapted(model):
+    there = adapted(model)
+    for path, layer in layers.items():
+        if path in there:
+            there[path].check_room(name, layer)
+    if not there:
         freeze(model)
     for layer in layers.values():
         layer.site.module.requires_grad_(False)
         _wrapper(model, layer.site).add(name, layer)
-
-
-def freeze(model: nn.Module) -> None:
-    """Takes gradients from everything but the adapters that are there, and drops those that are stored."""
-    own = {id(p) for wrapper in adapted(model).values() for p in wrapper.adapters.parameters()}
-    for parameter in model.parameters():
-        if id(parameter) not in own:
-            parameter.requires_grad_(False)
-            parameter.grad = None
 
 
 def adapted(model: nn.Module) -> dict[str, Adapted]:
@@ -130,6 +134,10 @@ def adapted(model: nn.Module) -> dict[str, Adapted]:
 
 def make(adapter: Adapter, site: Site) -> AdapterLayer:
     """The adapter's layer for a site, on its device."""
+    if getattr(site.module, "max_norm", None) is not None:
+        raise ValueError(
+            f"{site.text} has max_norm: it rewrites its own weight at every call, and cannot be frozen"
+        )
     layer = adapter.build(site).to(site.weight.device)
     layer.made_by = adapter
     return layer
@@ -191,6 +199,7 @@ def unload(model: nn.Module, *, requantise: bool = False) -> nn.Module:
     merge(model, requantise=requantise)
     for path, wrapper in adapted(model).items():
         _replace(model, path, wrapper.base)
+    thaw(model)
     return model
 
 
@@ -202,6 +211,7 @@ def strip(model: nn.Module) -> nn.Module:
     """
     for path, wrapper in adapted(model).items():
         _replace(model, path, wrapper.plain())
+    thaw(model)
     return model
 
 
@@ -224,6 +234,21 @@ def _start(
                 site.hold(matrix)
         if progress is not None:
             progress(done, len(layers))
+
+
+def _whole(model: nn.Module, trainable: Sequence[str], sites: Mapping[str, Site]) -> list[str]:
+    """The modules that are trained whole; ValueError for a pattern without one, or with an adapted layer in it."""
+    names = [name for name, _ in layers_in(model)]
+    for pattern in trainable:
+        if not any(matches(name, [pattern]) for name in names):
+            raise ValueError(_nothing(pattern, names))
+    whole = [name for name in names if matches(name, trainable)]
+    for site in sites.values():
+        if inside := [name for name in whole if f"{site.name}.".startswith(f"{name}.")]:
+            raise ValueError(
+                f"{site.text} is to be adapted, and '{inside[0]}' to be trained whole: leave it out of one of the two"
+            )
+    return whole
 
 
 def _check_finite(sites: Iterable[Site]) -> None:

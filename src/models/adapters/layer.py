@@ -1,6 +1,7 @@
 """What all adapters share: the description, the trainable layer, and the wrapper in a module's place."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -129,6 +130,12 @@ class Adapted(nn.Module):
 
     def add(self, name: str, layer: AdapterLayer) -> None:
         """One more adapter, active; ValueError for a name that is there, or where it cannot share the module."""
+        self.check_room(name, layer)
+        self.adapters[name] = layer.train(self.training)
+        self.active = (*self.active, name)
+
+    def check_room(self, name: str, layer: AdapterLayer) -> None:
+        """ValueError where `add` would raise one."""
         if name in self.adapters:
             raise ValueError(f"{self.site.text} has an adapter '{name}' already; choose another name")
         if self.in_weight:
@@ -137,8 +144,6 @@ class Adapted(nn.Module):
         if others and not (layer.additive and all(other.additive for other in others)):
             kinds = ", ".join(type(a).__name__ for a in (*others, layer))
             raise ValueError(f"{self.site.text} cannot hold {kinds} together: one of them is no sum")
-        self.adapters[name] = layer.train(self.training)
-        self.active = (*self.active, name)
 
     def replace_base(self, module: nn.Module) -> None:
         """Another module as the base (a quantised one); the adapters see the new site.
@@ -252,9 +257,11 @@ def _refuse_merged(module: nn.Module, prefix: str, keep_vars: bool) -> None:
 
 
 def check_names(name: str) -> None:
-    """ValueError for an adapter's name that cannot be part of a parameter's path."""
-    if not name or "." in name:
-        raise ValueError(f"name={name!r}: must be a word without dots")
+    """ValueError for an adapter's name that cannot be part of a parameter's path, or be that of a folder."""
+    if not re.fullmatch(r"[\w-]+", name):
+        raise ValueError(f"name={name!r}: must be a word without dots, slashes or spaces")
+    if hasattr(nn.ModuleDict(), name):
+        raise ValueError(f"name={name!r}: is an attribute of nn.ModuleDict; choose another name")
 
 
 def scaling_of(rank: int, alpha: float | None, rslora: bool) -> float:
@@ -265,12 +272,19 @@ def scaling_of(rank: int, alpha: float | None, rslora: bool) -> float:
 
 def check_settings(rank: int, alpha: float | None, dropout: float) -> None:
     """ValueError for a rank below 1, an alpha that is not positive, a dropout outside [0, 1)."""
+    check_whole(rank)
     if rank < 1:
         raise ValueError(f"rank={rank}: must be at least 1")
     if alpha is not None and not (alpha > 0 and math.isfinite(alpha)):
         raise ValueError(f"alpha={alpha}: must be a positive number")
     if not 0.0 <= dropout < 1.0:
         raise ValueError(f"dropout={dropout}: must lie in [0, 1)")
+
+
+def check_whole(rank: object) -> None:
+    """ValueError for a rank that is no whole number."""
+    if isinstance(rank, bool) or not isinstance(rank, int):
+        raise ValueError(f"rank={rank!r}: must be a whole number")
 
 
 def check_rank(site: Site, rank: int) -> None:

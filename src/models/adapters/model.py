@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..weights import load_weights
 from .files import save
-from .inject import ALL_LINEAR, Progress, inject, strip
+from .inject import ALL_LINEAR, Progress, adapted, inject, strip
 from .layer import Adapter, Full
+from .site import site_of
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class AdaptedModel(nn.Module):
     """A frozen base with adapters: called as the base is.
 
     The constructor makes the structure; `start` gives the base its pretrained weights and computes the adapters'
-    factors from them; `start()` alone takes the weights that the base has. Until then, or until a state dict is
+    factors from them; `start()` alone takes the weights that the base has (of a quantised one those are rounded:
+    give them, or use `inject`). Until then, or until a state dict is
     loaded, what depends on the weights (PiSSA's factors, DoRA's magnitudes) is not set. In Python alone `inject` is
     enough. `save(model.base, folder)` writes the adapter so that it fits the plain base.
 
@@ -44,7 +47,7 @@ class AdaptedModel(nn.Module):
         also: adapters for other layers.
 
     Raises:
-        ValueError: as `inject`.
+        ValueError: as `inject`; `Full` beside other adapters.
     """
 
     def __init__(
@@ -60,6 +63,8 @@ class AdaptedModel(nn.Module):
         super().__init__()
         self.base = base
         self.placements = [Placement(adapter, targets), *also]
+        if also and any(isinstance(placed.adapter, Full) for placed in self.placements):
+            raise ValueError("also: Full() trains all of the base, and takes no other adapter beside it")
         self.exclude, self.trainable = tuple(exclude), tuple(trainable)
         self._inject(start=False)
 
@@ -88,13 +93,28 @@ class AdaptedModel(nn.Module):
         Raises:
             ValueError: weights of another model; names what is missing, extra or of another shape.
         """
+        taken = {} if weights is not None else self._taken()
         strip(self.base)
         begin: Any = getattr(self.base, "start", None)
         if begin is not None:
             begin(weights)
         elif weights is not None:
             load_weights(self.base, weights)
+        else:
+            for path, matrix in taken.items():
+                site: Any = site_of(path, self.base.get_submodule(path))
+                site.hold(site.matrix() + matrix)
         self._inject(start=True, progress=progress)
+
+    @torch.no_grad()
+    def _taken(self) -> dict[str, Tensor]:
+        """What adapters took out of the weights when they started, by path."""
+        taken: dict[str, Tensor] = {}
+        for path, wrapper in adapted(self.base).items():
+            for layer in wrapper.layers(list(wrapper.adapters)):
+                if (pair := layer.initial_pair()) is not None:
+                    taken[path] = pair[0] @ pair[1] + taken.get(path, 0)
+        return taken
 
     @property
     def unwrapped(self) -> nn.Module:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from .conversion import PlainPair, as_it_stands
 from .inject import ALL_LINEAR, layers_in, refuse_shared, sites_in
-from .layer import AdapterLayer
+from .layer import AdapterLayer, check_whole
 from .lora import LoRA
 from .site import Site
 
@@ -138,7 +138,8 @@ def whole_tensors(model: nn.Module, found: PeftAdapter) -> dict[str, Tensor]:
 def _layer(site: Site, tensors: Mapping[str, Tensor], path: str, config: Mapping[str, Any]) -> AdapterLayer:
     from .dora import DoRA
 
-    rank = int(_pattern(config.get("rank_pattern"), path, config["r"]))
+    rank = _pattern(config.get("rank_pattern"), path, config["r"])
+    check_whole(rank)
     alpha = float(_pattern(config.get("alpha_pattern"), path, config.get("lora_alpha", 8)))
     dora = bool(config.get("use_dora"))
     kind = DoRA if dora else LoRA
@@ -155,11 +156,12 @@ def _layer(site: Site, tensors: Mapping[str, Tensor], path: str, config: Mapping
     if set(slots) != set(tensors):
         faults = ", ".join(sorted(set(slots) ^ set(tensors)))
         raise ValueError(f"the adapter file does not fit {site.text}: {faults} is missing or too many")
+    own = _named("", site, PlainPair(layer.B, layer.A, 1.0, slots.get("lora_magnitude_vector")))
     for word, slot in slots.items():
-        if tensors[word].numel() != slot.numel() or tensors[word].shape[0] not in (slot.shape[0], 1):
+        if tensors[word].shape != own[f".{word}"].shape:
             raise ValueError(
                 f"'{path}.{word}' is {tuple(tensors[word].shape)} in the adapter file; {site.text} with rank {rank} "
-                f"wants {tuple(slot.shape)}"
+                f"wants {tuple(own[f'.{word}'].shape)}"
             )
         slot.data.copy_(tensors[word].reshape(slot.shape))
     return layer

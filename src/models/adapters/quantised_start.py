@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...ops.low_rank import truncated_svd
 from ...ops.quantisation import BLOCK, KINDS, dequantise, quantise
@@ -120,5 +120,5 @@ def quantised_layer(
         layer = QuantisedLinear(site.dim_in, site.dim_out, kind=kind, block=block, bias=bias is not None)
     layer.hold(site.matrix() if matrix is None else matrix)
     if bias is not None:
-        layer.bias = bias.requires_grad_(False)  # type: ignore[assignment]
+        layer.bias = nn.Parameter(bias.detach(), requires_grad=False)
     return layer.train(site.module.training)

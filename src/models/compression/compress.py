@@ -118,7 +118,9 @@ class Prepared:
         )
         smaller = factorise(deepcopy(self.model), factors)
         structure = {name: [f.first.shape[-2], f.bias is not None] for name, f in factors.items()}
-        return Compression(smaller, reports, structure, _count(self.model), _count(smaller))
+        return Compression(
+            smaller, reports, structure, count_parameters(self.model), count_parameters(smaller)
+        )
 
 
 @torch.no_grad()
@@ -248,5 +250,6 @@ def _report(site: Site, terms: Decomposition | None, factors: Factors | None, re
     )
 
 
-def _count(model: nn.Module) -> int:
+def count_parameters(model: nn.Module) -> int:
+    """All of a model, frozen ones too."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -145,7 +145,10 @@ class Maestro(nn.Module):
         """The same fraction of every layer's full width, rounded up, at most what is left of it."""
         if not 0 < fraction <= 1:
             raise ValueError(f"fraction={fraction}: must lie in (0, 1]")
-        wanted = {name: int(np.ceil(fraction * layer.width)) for name, layer in self.layers.items()}
+        # The product may lie a rounding error above the whole number that is meant: 7 / 25 * 25.
+        wanted = {
+            name: max(1, int(np.ceil(fraction * layer.width - 1e-9))) for name, layer in self.layers.items()
+        }
         return {name: min(rank, self.layers[name].rank) for name, rank in wanted.items()}
 
     def greedy(self, parameters: int) -> dict[str, int]:

@@ -34,7 +34,7 @@ def prunable(model: nn.Module, layers: Sequence[str] | None = None) -> dict[str,
     """Weights to prune by the layer's name: the named linear layers, or all that lie in numbered blocks.
 
     Raises:
-        ValueError: a name that is no linear layer with a weight of its own, or no layer at all.
+        ValueError: a name that is no linear layer with a weight of its own, or no layer or name at all.
     """
     owners = dict(model.named_modules())
     found: dict[str, nn.Parameter] = {}
@@ -49,6 +49,8 @@ def prunable(model: nn.Module, layers: Sequence[str] | None = None) -> dict[str,
                 "layers=None: the model has no linear layer in a numbered block; name the layers"
             )
         return found
+    if not layers:
+        raise ValueError("layers is empty: name at least one, or None for those in numbered blocks")
     for name in layers:
         check_choice("layers", name, list(found))
     return {name: found[name] for name in layers}
@@ -143,7 +145,13 @@ def prune_by_magnitude(model: nn.Module, ratios: Mapping[str, float]) -> dict[st
     """Sets the smallest weights of every layer to zero, in place; how many, by layer.
 
     The counts are rounded so that their sum is the rounded sum of `ratio * size`.
+
+    Raises:
+        ValueError: a ratio outside [0, 1]; see `prunable`. Nothing is pruned then.
     """
+    for name, ratio in ratios.items():
+        if not 0 <= ratio <= 1:
+            raise ValueError(f"the ratio of layer '{name}' is {ratio}: must lie in [0, 1]")
     weights = prunable(model, list(ratios))
     counts, wanted, done = {}, 0.0, 0
     for name, weight in weights.items():
