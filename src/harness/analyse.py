@@ -23,12 +23,15 @@ def analyse(source: str, *, rule: str = "median", embeddings: bool = False, out:
     """
     import csv
 
+    from ..models.compression import Maestro
     from ..tasks.spectra import layer_spectra, spectra_table
     from ..tasks.spectra_figures import draw_layer_spectra
     from . import zoo
     from .folder import storage
 
     model = zoo.load(source)
+    if isinstance(model, Maestro):
+        model = model.deploy()  # the layers that its factors stand for
     try:
         found = layer_spectra(model, rule=rule, embeddings=embeddings)
     except ValueError as error:

@@ -65,3 +65,12 @@ def test_the_spectra_of_a_model_as_a_table_and_a_figure(here, capsys):
     assert Path("found/spectra.csv").read_text().startswith("layer,kind,shape")
     assert "did you mean 'median'" in ask("analyse s4d_digits --rule medan", capsys).err
     assert ask("analyse nothing", capsys).code == 2
+
+
+def test_a_model_of_ordered_ranks_is_measured_as_what_it_stands_for(here, capsys, monkeypatch):
+    from eigenzoo.harness import zoo
+    from eigenzoo.models.compression import LeNet5, Maestro
+
+    monkeypatch.setattr(zoo, "load", lambda source: Maestro(LeNet5(side=20), layers=["fc1", "fc2"]))
+    answer = ask("analyse anything --out found", capsys)
+    assert answer.code == 0 and "fc1" in answer.out and "conv1" in answer.out

@@ -17,9 +17,11 @@ from eigenzoo.harness.build import sized
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "model"
 ADAPTERS = FOLDER.parent / "adapter"
-# An adapted model once with every adapter that has a config: `adapted+dora`.
+# An adapted model once with every adapter that has a config: `adapted+dora`; without those that are another's layer.
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml")) + sorted(
-    f"adapted+{path.stem}" for path in ADAPTERS.glob("*.yaml") if path.stem != "lora"
+    f"adapted+{path.stem}"
+    for path in ADAPTERS.glob("*.yaml")
+    if path.stem not in ("lora", "rslora", "pissa_minor")
 )
 # Whose base is one of `transformers`, an extra: small ones of the same architecture, with random weights.
 DECODER = {
