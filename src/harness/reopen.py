@@ -1,6 +1,6 @@
 """A finished run opened again: its model, data and task, and a Trainer to evaluate them with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,9 @@ def reopen(source: str, allowed: Sequence[str] = ()) -> Reopened:
         DataError: no such run, or one that is damaged; the data are not there.
         ConfigError: the run has no data or task (a folder of weights alone).
     """
-    folder, config = config_of(source)
+    folder = zoo.find(source)
+    check_exported(folder)
+    config = zoo.exported_config(folder)
     missing = [name for name in ("data", "task", "optim") if not config.get(name)]
     if missing:
         raise ConfigError(f"{folder / CONFIG}: has no {', '.join(missing)}, so that it cannot be evaluated")
@@ -74,14 +76,3 @@ def without_adapters(run: Reopened) -> Reopened:
         raise ConfigError(f"{run.folder}: {error}") from error
     run.task.model = plain
     return replace(run, model=plain, config={**run.config, "model": run.config["model"]["base"]})
-
-
-def config_of(source: str) -> tuple[Path, dict[str, Any]]:
-    """Folder and config of an exported run."""
-    import yaml
-
-    folder = zoo.find(source)
-    check_exported(folder)
-    zoo.model_node(folder)  # whether it is plain YAML with a model
-    config: Mapping[str, Any] = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-    return folder, dict(config)

@@ -245,6 +245,11 @@ def _download(repo: str, revision: str | None, tried: Sequence[str]) -> Path:
 
 def model_node(folder: Path) -> dict[str, Any]:
     """The model's node of an exported run's config; ConfigError where there is none."""
+    return exported_config(folder)["model"]
+
+
+def exported_config(folder: Path) -> dict[str, Any]:
+    """An exported run's config; ConfigError where it is no plain YAML, or has no model's node."""
     import yaml
 
     path = folder / "config.yaml"
@@ -255,7 +260,7 @@ def model_node(folder: Path) -> dict[str, Any]:
     node = config.get("model") if isinstance(config, dict) else None
     if not isinstance(node, dict) or "_target_" not in node:
         raise ConfigError(f"{path}: has no model node with a _target_")
-    return node
+    return config
 
 
 def read_tensors(path: Path) -> dict[str, "Tensor"]:

@@ -361,3 +361,12 @@ def test_running_means_of_a_module_that_is_trained_whole_are_saved_with_it(tmp_p
     twin = network()
     load(twin, tmp_path)
     assert torch.equal(twin.eval()(x), model.eval()(x)) and twin[1].weight.requires_grad
+
+
+def test_an_adapter_read_from_peft_is_written_in_our_format_too(base, x, tmp_path):
+    save(trained(base, LoRA(3, alpha=6.0), "fused"), tmp_path / "peft", format="peft")
+    model, twin = copy_of(base), copy_of(base)
+    load(model, tmp_path / "peft")
+    save(model, tmp_path / "own")
+    load(twin, tmp_path / "own")
+    assert torch.equal(twin(x), model(x))

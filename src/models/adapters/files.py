@@ -24,6 +24,7 @@ from . import peft_format
 from .conversion import plain_pairs
 from .dora import DoRA
 from .flora import FLoRA
+from .frozen import beside_adapters
 from .inject import adapted, adapted_at, adapter_layers, make, place, refuse_shared, sites_in
 from .layer import Adapted, Adapter, AdapterLayer, check_names
 from .loftq import LoftQ
@@ -164,7 +165,7 @@ def _own(model: nn.Module, layers: Mapping[str, AdapterLayer]) -> tuple[dict[str
         tensors |= {f"{path}.{n}": t for n, t in layer.state_dict().items()}
         if layer.site.is_quantised and type(layer.made_by).base is not Adapter.base:
             tensors |= {f"{path}.base.{n}": t for n, t in layer.site.module.state_dict().items()}
-    whole = {n: p for n, p in model.named_parameters() if p.requires_grad and ".adapters." not in n}
+    whole = {n: p for n, p in beside_adapters(model).items() if p.requires_grad}
     inside = {n.rpartition(".")[0] for n in whole}
     whole |= {
         n: b for n, b in model.named_buffers() if n.rpartition(".")[0] in inside and n in model.state_dict()

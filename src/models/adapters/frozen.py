@@ -14,16 +14,20 @@ def freeze(model: nn.Module) -> None:
     Batch norms use their running statistics from now on, in training too: an adapter is loaded on the original model,
     whose statistics are these.
     """
-    wrappers = [module for module in model.modules() if isinstance(module, Adapted)]
-    own = {id(p) for wrapper in wrappers for p in wrapper.adapters.parameters()}
-    for parameter in model.parameters():
-        if id(parameter) not in own:
-            parameter.requires_grad_(False)
-            parameter.grad = None
+    for parameter in beside_adapters(model).values():
+        parameter.requires_grad_(False)
+        parameter.grad = None
     for module in model.modules():
         if isinstance(module, _BatchNorm) and module.track_running_stats:
             thaw(module)  # never twice
             module.register_forward_pre_hook(_keep_statistics)
+
+
+def beside_adapters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Every parameter by its name, without those of adapters."""
+    wrappers = [module for module in model.modules() if isinstance(module, Adapted)]
+    own = {id(p) for wrapper in wrappers for p in wrapper.adapters.parameters()}
+    return {name: p for name, p in model.named_parameters() if id(p) not in own}
 
 
 def thaw(model: nn.Module) -> None:

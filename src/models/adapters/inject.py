@@ -10,7 +10,7 @@ from torch import nn
 
 from .frozen import freeze, thaw, train_whole
 from .layer import Adapted, Adapter, AdapterLayer, check_names
-from .site import Site, site_of
+from .site import Site, refuse_tied, site_of
 
 ALL_LINEAR = "all-linear"
 START_BYTES = {"cpu": 16 * 2**20}  # of weights that are decomposed together
@@ -345,13 +345,4 @@ def _nothing(pattern: str, names: Sequence[str]) -> str:
 
 def refuse_shared(model: nn.Module, sites: Iterable[Site]) -> None:
     """A weight that two modules share would change in both."""
-    owners: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        owners.setdefault(id(parameter), []).append(name)
-    for site in sites:
-        names = owners.get(id(site.weight), [])
-        if len(names) > 1:
-            raise ValueError(
-                f"the weight of {site.text} is shared ({', '.join(names)}): an adapter of one would change the "
-                "other; untie them first"
-            )
+    refuse_tied(model, sites, "an adapter of one would change the other; untie them first")

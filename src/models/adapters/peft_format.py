@@ -23,7 +23,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from .conversion import PlainPair, as_it_stands
-from .inject import ALL_LINEAR, layers_in, refuse_shared, sites_in
+from .frozen import beside_adapters
+from .inject import ALL_LINEAR, layers_in, make, refuse_shared, sites_in
 from .layer import AdapterLayer, check_whole
 from .lora import LoRA
 from .site import Site
@@ -143,16 +144,17 @@ def _layer(site: Site, tensors: Mapping[str, Tensor], path: str, config: Mapping
     alpha = float(_pattern(config.get("alpha_pattern"), path, config.get("lora_alpha", 8)))
     dora = bool(config.get("use_dora"))
     kind = DoRA if dora else LoRA
-    layer = kind(
+    adapter = kind(
         rank,
         alpha=alpha,
         dropout=float(config.get("lora_dropout") or 0.0),
         rslora=bool(config.get("use_rslora")),
-    ).build(site)
+    )
+    layer: Any = make(adapter, site)
     slots = dict(zip(_words(site), (layer.A, layer.B), strict=True))
     if dora:
-        layer.measure(site.matrix())  # type: ignore[attr-defined]
-        slots["lora_magnitude_vector"] = layer.magnitude  # type: ignore[attr-defined]
+        layer.measure(site.matrix())
+        slots["lora_magnitude_vector"] = layer.magnitude
     if set(slots) != set(tensors):
         faults = ", ".join(sorted(set(slots) ^ set(tensors)))
         raise ValueError(f"the adapter file does not fit {site.text}: {faults} is missing or too many")
@@ -191,12 +193,7 @@ def _named(prefix: str, site: Site, pair: PlainPair) -> dict[str, Tensor]:
     A, B, ones = pair.A, pair.B, [1 for _ in site.kernel]
     if site.kind == "conv":
         A, B = A.reshape(len(A), -1, *site.kernel), B.reshape(*B.shape, *ones)
-    words = (
-        (".lora_embedding_A", ".lora_embedding_B")
-        if site.kind == "embedding"
-        else (".lora_A.weight", ".lora_B.weight")
-    )
-    named = {prefix + words[0]: A, prefix + words[1]: B}
+    named = {f"{prefix}.{word}": factor for word, factor in zip(_words(site), (A, B), strict=True)}
     if pair.magnitude is not None:
         shape = (1, -1, *ones) if site.kind == "conv" else (-1,)
         named[prefix + ".lora_magnitude_vector"] = pair.magnitude.detach().reshape(shape)
@@ -256,7 +253,7 @@ def _exactly(path: str) -> str:
 
 def _whole_modules(model: nn.Module) -> list[str]:
     """Modules with trained parameters of their own, outside the adapters."""
-    names = [n for n, p in model.named_parameters() if p.requires_grad and ".adapters." not in n]
+    names = [n for n, p in beside_adapters(model).items() if p.requires_grad]
     return sorted({n.rpartition(".")[0] for n in names})
 
 

@@ -11,6 +11,7 @@ A product `B A` of matrices `A` (r, columns) and `B` (out, r) is applied by `dow
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,6 +144,16 @@ def site_of(name: str, module: nn.Module) -> Site | None:
     if type(module).__name__ == "Conv1D" and isinstance(weight, Tensor) and weight.ndim == 2:
         return Site(name, module, "transposed", weight.shape[1], weight.shape[0])
     return None
+
+
+def refuse_tied(model: nn.Module, sites: Iterable[Site], consequence: str) -> None:
+    """ValueError, with all names and the consequence, for a site's weight that another module shares."""
+    owners: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(parameter), []).append(name)
+    for site in sites:
+        if len(names := owners.get(id(site.weight), [])) > 1:
+            raise ValueError(f"the weight of {site.text} is shared ({', '.join(names)}): {consequence}")
 
 
 def _linear(x: Tensor, A: Float[Tensor, "rank columns"]) -> Tensor:

@@ -8,7 +8,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from ...ops.factorisation import Decomposition
-from ..adapters.site import Site
+from ..adapters.site import Site, refuse_tied
 
 Batch = Mapping[str, Tensor]
 Call = Callable[[nn.Module, Batch], Any]  # runs the model on a batch
@@ -70,15 +70,9 @@ def check_evaluating(model: nn.Module) -> None:
 
 def check_untied(model: nn.Module, sites: Sites) -> None:
     """ValueError, with all names, for a weight that another module shares."""
-    owners: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        owners.setdefault(id(parameter), []).append(name)
-    for site in sites.values():
-        if len(names := owners.get(id(site.weight), [])) > 1:
-            raise ValueError(
-                f"the weight of {site.text} is shared ({', '.join(names)}): factors in one place would untie it; "
-                "leave the layer out by `exclude`"
-            )
+    refuse_tied(
+        model, sites.values(), "factors in one place would untie it; leave the layer out by `exclude`"
+    )
 
 
 def valid_positions(batch: Batch) -> Bool[Tensor, "*samples length"] | None:
