@@ -1,0 +1,1 @@
+"""Class heads: from features to logits, with one interface, so that any fits on any backbone."""
