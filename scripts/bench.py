@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("adapters", "egnn", "fno", "gaunt", "pde", "pissa", "s4", "s4d", "s5", "spectral")
+NAMES = ("adapters", "bessel", "egnn", "fno", "gaunt", "grassmann", "pde", "pissa", "s4", "s4d", "s5", "spectral")
 
 
 def main() -> None:

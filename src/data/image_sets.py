@@ -1,15 +1,20 @@
-"""Images as images: MNIST and CIFAR-10 with their channels first. Kept as bytes, standardised batch by batch."""
+"""Images as images, channels first: MNIST, CIFAR-10, CIFAR-100. Kept as bytes, standardised batch by batch."""
+
+from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
+from ..errors import DataError
 from .images import CIFAR_MEAN, CIFAR_SD, check_limits, divided
 from .module import Splits, TensorData
 from .parquet import load_images
 
 # Of the pixels of MNIST's 60000 training images, in [0, 1].
 MNIST_MEAN, MNIST_SD = (0.1307,), (0.3081,)
+# Of the pixels of CIFAR-100's 50000 training images, in [0, 1].
+CIFAR100_MEAN, CIFAR100_SD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 
 
 class ImageSet(TensorData):
@@ -23,9 +28,12 @@ class ImageSet(TensorData):
         eval_batch_size: samples of a validation or test batch; None takes `batch_size`.
         train_limit, test_limit: use the first so many images of the split; None uses all.
         val_fraction: of the training images, held out for validation (split seed 42).
+        counts: of every class, use the first so many of these training images, in the order of the file.
+        standardise: False leaves the pixels in [0, 1], for augmentations of colour.
 
     Raises:
         ValueError: an argument out of range.
+        DataError: on `load`, a class has fewer images than `counts` asks for.
     """
 
     side: int
@@ -42,10 +50,17 @@ class ImageSet(TensorData):
         train_limit: int | None = None,
         test_limit: int | None = None,
         val_fraction: float = 0.1,
+        counts: Sequence[int] | None = None,
+        standardise: bool = True,
     ):
         super().__init__(batch_size, seed=seed, eval_batch_size=eval_batch_size)
         check_limits(val_fraction, train_limit=train_limit, test_limit=test_limit)
         self.train_limit, self.test_limit, self.val_fraction = train_limit, test_limit, val_fraction
+        if counts is not None and (len(counts) != self.classes or min(counts) < 0 or not any(counts)):
+            raise ValueError(
+                f"counts={list(counts)}: wanted {self.classes} numbers of images, one per class, not all 0"
+            )
+        self.class_counts, self.standardise = counts, standardise
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -59,11 +74,15 @@ class ImageSet(TensorData):
             pixels, labels, source = load_images(self.name, split, limit)
             self.note_source(source)
             splits[split] = {"x": pixels.movedim(-1, 1).contiguous(), "y": labels}
+        if self.class_counts is not None:
+            rows = first_of_each_class(self.name, splits["train"]["y"], self.class_counts)
+            splits["train"] = {key: tensor[rows] for key, tensor in splits["train"].items()}
         return splits | divided(splits["train"], self.val_fraction)
 
     def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Bytes to (x / 255 - mean) / sd."""
-        return {**batch, "x": self.standardised(batch["x"])}
+        """Bytes to (x / 255 - mean) / sd, or to x / 255."""
+        x = batch["x"]
+        return {**batch, "x": self.standardised(x) if self.standardise else x.float() / 255}
 
     def standardised(self, pixels: Tensor) -> Float[Tensor, "batch channels side side"]:
         """(x / 255 - mean) / sd per channel."""
@@ -84,3 +103,29 @@ class CIFAR10Images(ImageSet):
 
     name, side, classes = "cifar10", 32, 10
     mean, sd = CIFAR_MEAN, CIFAR_SD
+
+
+class CIFAR100Images(ImageSet):
+    """CIFAR-100: 50000 and 10000 photographs of 32 x 32 in colour, a hundred classes; see `ImageSet`."""
+
+    name, side, classes = "cifar100", 32, 100
+    mean, sd = CIFAR100_MEAN, CIFAR100_SD
+
+
+def first_of_each_class(
+    name: str, labels: Int64[Tensor, " n"], counts: Sequence[int]
+) -> Int64[Tensor, " rows"]:
+    """Rows of the first `counts[k]` samples of every class k, ascending.
+
+    Raises:
+        DataError: a class has fewer, naming it.
+    """
+    found = []
+    for label, count in enumerate(counts):
+        rows = (labels == label).nonzero()[:, 0]
+        if len(rows) < count:
+            raise DataError(
+                f"'{name}', split 'train': class {label} has {len(rows)} images, counts asks for {count}"
+            )
+        found.append(rows[:count])
+    return torch.cat(found).sort().values

@@ -18,6 +18,33 @@ from .hub import identify, part_files, require
 from .spec import DataSpec, get_spec
 
 
+def open_rows(spec: DataSpec, split: str, files: Sequence[Path], folder: Path) -> Any:
+    """The rows of parquet files as a `datasets.Dataset`, through a copy in `folder` that is read where it lies.
+
+    Raises:
+        DataError: a file that cannot be read, an empty split, a missing column.
+    """
+    import datasets
+    from pyarrow.parquet import read_metadata
+
+    datasets.disable_progress_bars()
+    where = f"'{spec.name}', split '{split}'"
+    try:
+        if not sum(read_metadata(path).num_rows for path in files):
+            raise ValueError("it has no rows")
+        rows = datasets.Dataset.from_parquet([str(path) for path in files], cache_dir=str(folder))
+    except Exception as error:
+        # Arrow, fsspec and datasets each raise their own kinds for the same damage.
+        cause = error.__cause__ or error
+        names = ", ".join(str(path) for path in files)
+        raise DataError(f"{where}: cannot read {names}: {str(cause).splitlines()[0]}") from error
+    if missing := [name for name in spec.columns if name not in rows.column_names]:
+        raise DataError(
+            f"{where}: no column {missing[0]!r} in {files[0]}, only {', '.join(rows.column_names)}"
+        )
+    return rows
+
+
 def read_columns(
     spec: DataSpec, split: str, files: Sequence[Path], limit: int | None
 ) -> dict[str, list[Any]]:
@@ -26,26 +53,10 @@ def read_columns(
     Raises:
         DataError: a file that cannot be read, an empty split, a missing column, fewer rows than asked for.
     """
-    import datasets
-    from pyarrow.parquet import read_metadata
-
-    datasets.disable_progress_bars()
-    where = f"'{spec.name}', split '{split}'"
     with tempfile.TemporaryDirectory() as scratch:
-        try:
-            if not sum(read_metadata(path).num_rows for path in files):
-                raise ValueError("it has no rows")
-            rows = datasets.Dataset.from_parquet([str(path) for path in files], cache_dir=scratch)
-        except Exception as error:
-            # Arrow, fsspec and datasets each raise their own kinds for the same damage.
-            cause = error.__cause__ or error
-            names = ", ".join(str(path) for path in files)
-            raise DataError(f"{where}: cannot read {names}: {str(cause).splitlines()[0]}") from error
-        if missing := [name for name in spec.columns if name not in rows.column_names]:
-            raise DataError(
-                f"{where}: no column {missing[0]!r} in {files[0]}, only {', '.join(rows.column_names)}"
-            )
+        rows = open_rows(spec, split, files, Path(scratch))
         if limit is not None and limit > len(rows):
+            where = f"'{spec.name}', split '{split}'"
             raise DataError(f"{where}: {len(rows)} rows in {files[0]}, wanted {limit}")
         table = rows.with_format("arrow")[: limit or len(rows)]
         columns = {name: table[name].to_pylist() for name in spec.columns}

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import ConfigError, EigenzooError
-from .check import SIZES, check_node
+from .check import SIZED_PARTS, SIZES, check_node
 from .fits import adapt, hints
 from .targets import resolve
 
@@ -61,7 +61,7 @@ def build_model(node: Mapping[str, Any], sizes: Mapping[str, Any], *, allowed: S
 def _check_sizes(
     node: Mapping[str, Any], sizes: Mapping[str, Any], path: str, allowed: Sequence[str]
 ) -> None:
-    """ConfigError where a model, or the `base` inside it, lacks a size."""
+    """ConfigError where a model, or a part of it, lacks a size."""
     parameters = inspect.signature(resolve(node.get("_target_"), path, allowed)).parameters
     open_ = [k for k, p in parameters.items() if p.default is p.empty and k not in node]
     for name in (k for k in open_ if k in SIZES):
@@ -70,18 +70,18 @@ def _check_sizes(
             "for channels there is eigenzoo.models.ssm.SequenceModel, for tokens TokenModel, for pairs PairModel, "
             "for fields the operators of eigenzoo.models.operators"
         )
-    if isinstance(node.get("base"), Mapping):
-        _check_sizes(node["base"], sizes, f"{path}.base", allowed)
+    for part in (k for k in SIZED_PARTS if isinstance(node.get(k), Mapping)):
+        _check_sizes(node[part], sizes, f"{path}.{part}", allowed)
 
 
 def sized(
     node: Mapping[str, Any], sizes: Mapping[str, Any], path: str = "model", *, allowed: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """A model's node with the sizes of the data that its constructor asks for; that of a `base` inside it, too."""
+    """A model's node, its parts' (`base`, `backbone`) too, with the sizes of the data that the constructor asks for."""
     parameters = inspect.signature(resolve(node.get("_target_"), path, allowed)).parameters
     found = {**{k: v for k, v in sizes.items() if k in parameters}, **node}
-    if isinstance(found.get("base"), Mapping):
-        found["base"] = sized(found["base"], sizes, f"{path}.base", allowed=allowed)
+    for part in (k for k in SIZED_PARTS if isinstance(found.get(k), Mapping)):
+        found[part] = sized(found[part], sizes, f"{path}.{part}", allowed=allowed)
     return found
 
 

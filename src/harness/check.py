@@ -29,7 +29,10 @@ SIZES = (
     "points",
     "history",
     "horizon",
+    "side",
 )  # of the data, that a model may ask for
+# Parts of a model that may ask for them, too.
+SIZED_PARTS = ("base", "backbone")
 # What the harness itself passes in when it builds the node at this path.
 SUPPLIED = {
     "data": ("seed",),
@@ -167,7 +170,13 @@ def _faults(node: Any, path: str, allowed: Sequence[str], supplied: Collection[s
     for key, child in node.items():
         if key not in SPECIAL:
             below = f"{path}.{key}"
-            yield from _faults(child, below, allowed, supplied if below == "model.base" else ())
+            yield from _faults(child, below, allowed, supplied if _takes_sizes(below) else ())
+
+
+def _takes_sizes(path: str) -> bool:
+    """Whether the node is a part of the model that gets the sizes of the data, as the model itself does."""
+    first, *rest = path.split(".")
+    return first == "model" and all(key in SIZED_PARTS for key in rest)
 
 
 def _parameters(target: Any) -> dict[str, inspect.Parameter]:

@@ -15,7 +15,7 @@ USAGE = """\
 eigenzoo: structured layers, trained and reproduced
 
   eigenzoo train [key=value ...]                    the same as `python train.py`; --help for its words
-  eigenzoo list [models|experiments|papers|data] [PATTERN]
+  eigenzoo list [models|heads|experiments|papers|data] [PATTERN]
   eigenzoo show NAME                                a model, experiment, paper or data set in full
   eigenzoo check [EXPERIMENT ...] [key=value ...]   compose, check every node, build on the meta device
   eigenzoo reproduce PAPER [scale=small] [seeds=0,1,2] [jobs=1] [rows=a,b] [rerun=true] [results=DIR] [key=value ...]
@@ -232,15 +232,24 @@ def _compress(rest: list[str]) -> int:
 
 
 def _analyse(rest: list[str]) -> int:
-    from .analyse import analyse
+    from .analyse import SAMPLES, FeatureWords, analyse
 
-    parser = _parser("analyse", "Spectra of the weights of a trained model, as a table and a figure.")
+    parser = _parser(
+        "analyse", "Spectra of the weights of a trained model, and the geometry of a classifier's features."
+    )
     parser.add_argument("run", help="a folder of a finished run, a shipped model or a hub id")
     parser.add_argument("--rule", default="median", help="of the tail: median, goodness_of_fit, fix_finger")
     parser.add_argument("--embeddings", action="store_true", help="measure them too")
     parser.add_argument("--out", type=Path, help="folder for the files")
+    parser.add_argument("--transfer", metavar="DATA", help="probe a classifier's features on these data")
+    parser.add_argument("--classes", metavar="5,6,7", help="with --transfer: only these classes")
+    parser.add_argument("--samples", default=str(SAMPLES), help=f"of each split, at most (default {SAMPLES})")
     given = parser.parse_args(rest)
-    return analyse(given.run, rule=given.rule, embeddings=given.embeddings, out=given.out)
+    classes = (
+        None if given.classes is None else tuple(_whole(c, "--classes") for c in given.classes.split(","))
+    )
+    words = FeatureWords(given.transfer, classes, _whole(given.samples, "--samples", 1))
+    return analyse(given.run, rule=given.rule, embeddings=given.embeddings, out=given.out, words=words)
 
 
 def _push(rest: list[str]) -> None:

@@ -16,7 +16,7 @@ from ..errors import ConfigError
 from . import base, schema
 from .check import node_faults, root_faults
 from .fits import adapt
-from .words import near, normalise, options, parse, sentence, word_faults
+from .words import GROUPS, near, normalise, options, parse, sentence, word_faults
 
 __all__ = ["Composed", "compose", "near", "normalise", "options"]
 
@@ -108,8 +108,8 @@ def _merge_scale(cfg: Any, given: Sequence[str], place: Path | None) -> Any:
     if not isinstance(content, Mapping):
         raise ConfigError(f"scales.{name}: {content!r} is not a mapping from keys to values")
     OmegaConf.set_struct(cfg, False)
-    for key in _replaced(cfg, content):
-        cfg[key] = {}
+    content = _without_chosen(OmegaConf.create(content), given)
+    _clear_replaced(cfg, content)
     cfg = OmegaConf.merge(cfg, content, *_debug_files(given, place))
     for word in given:
         _apply(cfg, parse(word))
@@ -117,10 +117,28 @@ def _merge_scale(cfg: Any, given: Sequence[str], place: Path | None) -> Any:
     return cfg
 
 
-def _replaced(cfg: Any, content: Mapping[str, Any]) -> list[str]:
-    """Nodes that a scale builds from another target: their old arguments belong to the old one."""
-    nodes = {k: v for k, v in content.items() if isinstance(v, Mapping) and "_target_" in v}
-    return [k for k, v in nodes.items() if cfg.get(k) and cfg[k].get("_target_") != v["_target_"]]
+def _without_chosen(content: Any, given: Sequence[str]) -> Any:
+    """A scale's values without the parts it builds anew (with a `_target_`) of a group that the user has chosen."""
+    from omegaconf import OmegaConf
+
+    for key in (o.key_or_group for o in map(parse, given) if o.key_or_group in GROUPS):
+        node = OmegaConf.select(content, key)
+        if isinstance(node, Mapping):
+            for name in [k for k, v in node.items() if isinstance(v, Mapping) and "_target_" in v]:
+                node.pop(name)  # type: ignore[attr-defined]
+    return content
+
+
+def _clear_replaced(cfg: Any, content: Mapping[str, Any]) -> None:
+    """Empties the nodes that a scale builds from another target: their old arguments belong to the old one."""
+    for key, value in content.items():
+        old = cfg.get(key)
+        if not isinstance(value, Mapping) or not isinstance(old, Mapping):
+            continue
+        if "_target_" in value and old.get("_target_") != value["_target_"]:
+            cfg[key] = {}
+        else:
+            _clear_replaced(old, value)
 
 
 def _debug_files(given: Sequence[str], place: Path | None) -> list[Any]:
@@ -142,6 +160,8 @@ def _apply(cfg: Any, override: Any) -> None:
         node = OmegaConf.select(cfg, above) if above else None
         if isinstance(node, Mapping):
             node.pop(last, None)  # type: ignore[attr-defined]
+    elif key in GROUPS:
+        return  # a choice of a file, which Hydra has merged already
     elif "." in key or key in set(schema.NAMES) - set(schema.NODES):
         OmegaConf.update(cfg, key, override.value(), merge=True, force_add=True)
 

@@ -1,4 +1,4 @@
-"""What there is: models, experiments, papers and data, from the YAML files alone; torch is not imported."""
+"""What there is: models, heads, experiments, papers and data, from the YAML files alone; torch is not imported."""
 
 import fnmatch
 import re
@@ -11,9 +11,16 @@ from . import source
 from .schema import config_dir
 from .words import near
 
-GROUPS = {"models": "model", "experiments": "experiment", "papers": "paper", "data": "data"}
+GROUPS = {
+    "models": "model",
+    "heads": "model.head",
+    "experiments": "experiment",
+    "papers": "paper",
+    "data": "data",
+}
 COLUMNS = {
     "models": ("name", "target", "about"),
+    "heads": ("name", "target", "about"),
     "experiments": ("name", "model", "data", "scales", "paper", "about"),
     "papers": ("name", "title", "arxiv", "rows", "claims"),
     "data": ("name", "set", "source", "samples", "licence", "about"),
@@ -22,7 +29,7 @@ _COMMAND = re.compile(r"#\s*((?:python train\.py|eigenzoo)\s.*)")
 
 
 def list_things(kind: str, pattern: str = "*", folder: Path | None = None) -> list[dict[str, Any]]:
-    """One row per config of a kind (`models`, `experiments`, `papers` or `data`) whose name matches.
+    """One row per config of a kind (`models`, `heads`, `experiments`, `papers` or `data`) whose name matches.
 
     `folder` holds configs of the user's own. Raises ConfigError for an unknown kind.
     """
@@ -30,7 +37,13 @@ def list_things(kind: str, pattern: str = "*", folder: Path | None = None) -> li
         raise ConfigError(
             f"there is no kind '{kind}' to list; there are {', '.join(GROUPS)}{near(kind, list(GROUPS))}"
         )
-    describe = {"models": _model, "experiments": _experiment, "papers": _paper, "data": _data}[kind]
+    describe = {
+        "models": _model,
+        "heads": _model,
+        "experiments": _experiment,
+        "papers": _paper,
+        "data": _data,
+    }[kind]
     return [
         {"name": name, **describe(name, text, _parse(text, path), path.parent)}
         for name, path in _files(GROUPS[kind], folder).items()
@@ -195,6 +208,7 @@ def _use(kind: str, name: str, text: str) -> str:
     own = _command(text)
     return {
         "models": f"python train.py model={name} ...    or    eigenzoo.create_model({name!r}, ...)",
+        "heads": f"python train.py ... model.head={name}    or    eigenzoo.create_model(..., head={name!r})",
         "experiments": own or f"python train.py experiment={name}",
         "papers": own or f"eigenzoo reproduce {name}    and    eigenzoo table {name}",
         "data": own or f"python train.py data={name} ...",

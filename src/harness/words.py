@@ -12,8 +12,8 @@ from . import schema
 
 # What `name=choice` may choose; the options are the files of `configs/<name>`.
 GROUPS = (
-    "data", "model", "adapter", "task", "optim", "scheduler", "trainer", "callbacks", "logger", "experiment",
-    "launcher", "debug",
+    "data", "model", "model.head", "adapter", "task", "optim", "scheduler", "trainer", "callbacks", "logger",
+    "experiment", "launcher", "debug",
 )  # fmt: skip
 
 

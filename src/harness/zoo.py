@@ -54,6 +54,7 @@ def load(
     """
     import torch
 
+    from ..models.deferred import weights_follow
     from .export import check_exported
 
     folder = find(source, revision)
@@ -61,7 +62,8 @@ def load(
     node = model_node(folder)
     path = f"{folder / 'config.yaml'}: model"
     check_targets(node, path, allow_targets)
-    with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced by the stored ones
+    # The weights drawn here are replaced by the stored ones.
+    with torch.random.fork_rng(devices=[]), weights_follow():
         model = _build(node, path, allow_targets)
     _load_weights(model, folder / "model.safetensors")
     _check_probe(model, folder / "probe.safetensors")
@@ -84,7 +86,8 @@ def create_model(
         d_output: what comes out, the constructor's `dim_out` or `num_classes`.
         allow_targets: packages of yours that an override may build from.
         overrides: values of the config: a constructor's name (`depth=2`), a node to merge
-            (`layer={"state_dim": 16}`) or a dotted key (`**{"layer.state_dim": 16}`).
+            (`layer={"state_dim": 16}`) or a dotted key (`**{"layer.state_dim": 16}`); for a part that has configs
+            of its own the name of one (`head="grassmann"`).
 
     Raises:
         ConfigError: an unknown name or override, or a value that does not fit; every fault in one sentence.
@@ -94,8 +97,11 @@ def create_model(
         raise ConfigError(f"there is no model '{name}'; there are {', '.join(known)}{near(name, known)}")
     node = _composed(name)
     for key, value in overrides.items():
-        _merge(node, key.split("."), _plain(value, key), key)
-    return _build(node | _sizes(node, d_input, d_output, allow_targets), name, allow_targets)
+        if isinstance(value, str) and (files := _part_files(key)):
+            node[key] = _part(key, value, files)
+        else:
+            _merge(node, key.split("."), _plain(value, key), key)
+    return _build(_with_sizes(node, d_input, d_output, allow_targets), name, allow_targets)
 
 
 def _composed(name: str) -> dict[str, Any]:
@@ -112,6 +118,21 @@ def _composed(name: str) -> dict[str, Any]:
     finally:
         GlobalHydra.instance().hydra = surrounding
     return config["model"]
+
+
+def _part_files(key: str) -> dict[str, Path]:
+    """Configs of a part of models, by name: those of `model.head` for `head`."""
+    return {path.stem: path for path in (schema.config_dir() / f"model.{key}").glob("*.yaml")}
+
+
+def _part(key: str, name: str, files: Mapping[str, Path]) -> dict[str, Any]:
+    import yaml
+
+    if name not in files:
+        raise ConfigError(
+            f"{key}: there is no '{name}'; there are {', '.join(sorted(files))}{near(name, list(files))}"
+        )
+    return yaml.safe_load(files[name].read_text(encoding="utf-8"))
 
 
 def _merge(node: dict[str, Any], keys: Sequence[str], value: Any, path: str) -> None:
@@ -143,28 +164,28 @@ def _plain(value: Any, path: str) -> Any:
     )
 
 
-def _sizes(
-    node: Mapping[str, Any], d_input: int | None, d_output: int | None, allowed: Sequence[str]
-) -> dict[str, int]:
-    """The generic names of what goes in and comes out as the constructor's own."""
+def _with_sizes(
+    node: dict[str, Any], d_input: int | None, d_output: int | None, allowed: Sequence[str]
+) -> dict[str, Any]:
+    """The node with what goes in and comes out under the constructor's own names, or those of a part that has them."""
     import inspect
 
+    from .check import SIZED_PARTS
     from .targets import resolve
 
-    known = inspect.signature(resolve(node.get("_target_"), "model", allowed)).parameters
-    sizes = {}
     for name, value, own in (("d_input", d_input, ("dim_in", "vocabulary")), ("d_output", d_output, OUTPUTS)):
         if value is None:
             continue
-        found = [k for k in own if k in known]
-        if not found:
+        parts = [node, *(node[k] for k in SIZED_PARTS if isinstance(node.get(k), dict))]
+        known = [inspect.signature(resolve(p.get("_target_"), "model", allowed)).parameters for p in parts]
+        places = [(p, k) for p, names in zip(parts, known, strict=True) for k in own if k in names]
+        if not places:
             raise ConfigError(f"{name}: {node['_target_']} has no {' or '.join(own)}")
-        if found[0] in node:
-            raise ConfigError(
-                f"{name}: the same is given as {found[0]}={node[found[0]]!r}; give one of the two"
-            )
-        sizes[found[0]] = value
-    return sizes
+        part, key = places[0]
+        if key in part:
+            raise ConfigError(f"{name}: the same is given as {key}={part[key]!r}; give one of the two")
+        part[key] = value
+    return node
 
 
 def _build(node: dict[str, Any], path: str, allowed: Sequence[str]) -> "nn.Module":

@@ -18,6 +18,12 @@ class Classification(Task):
     `rates` adds test metrics at lower sampling rates, without training on them: for each whole number r,
     `test/accuracy_rate<r>` on every r-th sample of `x` (batch, length, channels), with the model's `rate=r`.
 
+    A model with a loss of its own (`loss(x, target, label_smoothing=...)`, as `eigenzoo.models.heads.Classifier` has
+    it) is trained with that one; the loss that is reported is the cross-entropy of its logits.
+
+    `augmentation` changes training batches on their device: `augmentation(x, y, num_classes)` is (x, target), the
+    target being labels or distributions over the classes. It may draw from torch's default generator.
+
     Batches hold `x`, the labels `y` (batch,), where sequences differ in length `lengths` (batch,), and in
     evaluation `mask` (batch,), 0 for samples that only fill up a rank.
     """
@@ -33,11 +39,12 @@ class Classification(Task):
         scheduler: Callable[..., Any] | None = None,
         label_smoothing: float = 0.0,
         rates: Sequence[int] = (),
+        augmentation: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]] | None = None,
     ):
         super().__init__(model, optim=optim, scheduler=scheduler)
         if not 0.0 <= label_smoothing < 1.0:
             raise ValueError(f"label_smoothing={label_smoothing}: must lie in [0, 1)")
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.augmentation = label_smoothing, augmentation
         if any(r < 2 for r in rates):
             raise ValueError(f"rates={list(rates)}: each must be a whole number of at least 2")
         self.rates = tuple(rates)
@@ -50,8 +57,19 @@ class Classification(Task):
         )
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        logits = self.model(*model_inputs(batch))
-        return {"cross_entropy": F.cross_entropy(logits, batch["y"], label_smoothing=self.label_smoothing)}
+        inputs, target = model_inputs(batch), batch["y"]
+        if self.augmentation is not None and self.training:
+            x, target = self.augmentation(batch["x"], target, self._num_classes())
+            inputs = (x, *inputs[1:])
+        own = getattr(self.model, "loss", None)
+        if callable(own):
+            return {"loss": own(*inputs, target, label_smoothing=self.label_smoothing)}
+        logits = self.model(*inputs)
+        return {"cross_entropy": F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)}
+
+    def _num_classes(self) -> int:
+        """Of the data module, whose labels the augmentation mixes."""
+        return self.trainer.datamodule.sizes["dim_out"]  # type: ignore[attr-defined]
 
     def update_metrics(self, batch: Batch, stage: str) -> None:
         logits = self.model(*model_inputs(batch)).float()

@@ -170,7 +170,7 @@ def test_a_server_that_answers_is_reachable(server):
 
 def test_unknown_name_lists_the_known_ones():
     with pytest.raises(DataError, match="known: digits, mnist, cifar10"):
-        hub.locate("imagenet")
+        hub.locate("imagenette")
     with pytest.raises(DataError, match="needs no download"):
         hub.fetch("digits")
 

@@ -5,6 +5,7 @@ import torch
 
 from eigenzoo.data import image_sets
 from eigenzoo.data.image_sets import CIFAR10Images, MNISTImages
+from eigenzoo.errors import DataError
 
 
 def fake(name: str, split: str, limit: int | None) -> tuple:
@@ -54,3 +55,24 @@ def test_limits_and_no_validation_part() -> None:
         MNISTImages(4, val_fraction=1.0)
     with pytest.raises(ValueError, match="train_limit"):
         CIFAR10Images(4, train_limit=0)
+
+
+def test_the_first_images_of_each_class_in_the_order_of_the_file() -> None:
+    counts = [2, 1, 0, 2, 0, 0, 0, 0, 0, 1]
+    data = MNISTImages(4, val_fraction=0.0, counts=counts)
+    data.setup()
+    pixels = fake("mnist", "train", None)[0][:, :, :, 0]
+    assert torch.equal(data.splits["train"]["y"], torch.tensor([0, 1, 3, 9, 0, 3]))  # labels are row % 10
+    assert torch.equal(data.splits["train"]["x"][:, 0], pixels[[0, 1, 3, 9, 10, 13]])
+    with pytest.raises(ValueError, match="one per class"):
+        MNISTImages(4, counts=[1, 2])
+    with pytest.raises(DataError, match="class 4 has 2 images, counts asks for 3"):
+        MNISTImages(4, counts=[0, 0, 0, 0, 3, 0, 0, 0, 0, 0]).setup()
+
+
+def test_pixels_of_their_own_range() -> None:
+    data = CIFAR10Images(4, standardise=False)
+    data.setup()
+    batch = next(iter(data.test_dataloader()))["x"]
+    pixels = fake("cifar10", "test", None)[0][:4].permute(0, 3, 1, 2)
+    assert torch.equal(batch, pixels / 255)
