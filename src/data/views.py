@@ -28,6 +28,7 @@ ASPECTS = (3 / 4, 4 / 3)  # of a crop, width over height
 ATTEMPTS = 10  # boxes that are drawn; the first that fits is taken
 SOLARISED = 128 / 255  # pixels at least so bright are inverted
 
+Views = Float[Tensor, "batch channels size size"]
 Box = tuple[Tensor, Tensor, Tensor, Tensor]  # top, left, height, width: whole numbers (batch,)
 
 
@@ -60,7 +61,7 @@ class ViewAugmentation:
         for name in ("flip", "jitter", "grey", "blur", "solarise"):
             check_probability(name, getattr(self, name))
 
-    def __call__(self, x: Images) -> Images:
+    def __call__(self, x: Images) -> Views:
         """A view of each image.
 
         Raises:
@@ -105,7 +106,9 @@ class TwoViews:
                 f"mean={list(self.mean)}, sd={list(self.sd)}: must be three numbers each, the latter positive"
             )
 
-    def __call__(self, x: Images) -> tuple[Images, Images]:
+    def __call__(
+        self, x: Images
+    ) -> tuple[Float[Tensor, "batch 3 first first"], Float[Tensor, "batch 3 second second"]]:
         """Views of images (batch, 3, H, W) in [0, 1]."""
         return self.standardised(self.first(x)), self.standardised(self.second(x))
 
@@ -139,7 +142,7 @@ def random_boxes(x: Images, scale: Sequence[float]) -> Box:
     return top, left, high_, wide
 
 
-def resized_crop(x: Images, box: Box, size: int) -> Images:
+def resized_crop(x: Images, box: Box, size: int) -> Views:
     """Every image's box resized to (size, size), bicubic with antialiasing, clipped to [0, 1]."""
     top, left, height, width = box
     rows = _resampling(top, height, x.shape[-2], size).to(x.dtype)

@@ -24,6 +24,7 @@ eigenzoo: structured layers, trained and reproduced
   eigenzoo data [list|fetch|where|verify] [NAME]
   eigenzoo compress RUN method=svd|fwsvd|lord|maestro|magnitude ratio=0.5 [targets=a,b] [per_layer=energy] [out=DIR]
   eigenzoo analyse RUN [--rule median] [--embeddings] [--out DIR]    spectra of the weights, layer by layer
+  eigenzoo basis num_classes=1000 dim=100 out=FILE [method=logsumexp] [alpha=0.1] [seed=0]    class vectors, made once
   eigenzoo push RUN REPO [--private]                upload an exported run to the hub
 
 `--config-dir DIR` adds configs of your own to the first seven; with code of your own, allow_targets=[yours].
@@ -56,7 +57,8 @@ def run_command(words: list[str]) -> int:
         return train_command(words[1:])
     commands = {
         "list": _list, "show": _show, "check": _check, "reproduce": _reproduce, "table": _table,
-        "tune": _tune, "data": _data, "compress": _compress, "analyse": _analyse, "push": _push,
+        "tune": _tune, "data": _data, "compress": _compress, "analyse": _analyse, "basis": _basis,
+        "push": _push,
     }  # fmt: skip
     name, rest = words[0], words[1:]
     if name not in commands:
@@ -229,6 +231,19 @@ def _compress(rest: list[str]) -> int:
             f"'{others[0]}': no such word" + near_or_all(others[0].split("=")[0], compress.WORDS)
         )
     return compress.compress(given.run, own)
+
+
+def _basis(rest: list[str]) -> int:
+    from . import basis
+
+    parser = _parser(
+        "basis", "Equiangular basis vectors for many classes, into a file for model.head.vectors=FILE."
+    )
+    parser.add_argument("words", nargs="*", help=f"{'= '.join(basis.WORDS)}=")
+    own, others = _own_words(parser.parse_args(rest).words, basis.WORDS)
+    if others:
+        raise ConfigError(f"'{others[0]}': no such word" + near_or_all(others[0].split("=")[0], basis.WORDS))
+    return basis.basis(own)
 
 
 def _analyse(rest: list[str]) -> int:

@@ -18,6 +18,8 @@ from .check import node_faults, root_faults
 from .fits import adapt
 from .words import GROUPS, near, normalise, options, parse, sentence, word_faults
 
+HEAD = "model.head"  # a group below another one
+
 __all__ = ["Composed", "compose", "near", "normalise", "options"]
 
 
@@ -78,7 +80,11 @@ def _compose(words: Sequence[str], place: Path | None) -> dict[str, Any]:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(schema.config_dir()), version_base="1.3"):
-            cfg = _merge_scale(hydra_compose("train", overrides=[*early, *extra]), given, place)
+            cfg = hydra_compose("train", overrides=[*early, *extra])
+            if chosen := [w for w in early if w.startswith(f"{HEAD}=")]:
+                plain = hydra_compose("train", overrides=[w for w in [*early, *extra] if w not in chosen])
+                _replace_head(cfg, plain, chosen[-1].partition("=")[2], place)
+            cfg = _merge_scale(cfg, given, place)
         config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         raise ConfigError(sentence(error, place)) from None
@@ -88,6 +94,20 @@ def _compose(words: Sequence[str], place: Path | None) -> dict[str, Any]:
             None  # what is no longer the experiment as it stands must not count as a row of its table
         )
     return _typed(config)
+
+
+def _replace_head(cfg: Any, plain: Any, name: str, place: Path | None) -> None:
+    """Puts the chosen head alone in the place of another one: an experiment's values for its head belong to that.
+
+    `plain` is the config without the choice.
+    """
+    from omegaconf import OmegaConf
+
+    paths = [folder / HEAD / f"{name}.yaml" for folder in (place, schema.config_dir()) if folder]
+    head = OmegaConf.load(next(path for path in paths if path.exists()))
+    before = OmegaConf.select(plain, HEAD)
+    if before is not None and before.get("_target_") != head.get("_target_"):
+        OmegaConf.update(cfg, HEAD, head, merge=False, force_add=True)
 
 
 def _merge_scale(cfg: Any, given: Sequence[str], place: Path | None) -> Any:

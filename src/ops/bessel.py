@@ -22,6 +22,7 @@ sensitive as that: d log I / d log x = sqrt(v^2 + x^2), roughly.
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -38,6 +39,7 @@ UNIFORM = (
     (9, 35.9074, 0.6, 20.1534),
     (13, 19.6931, 0.7, 12.6964),
 )
+LARGE_TERMS = (3, 20)
 BRANCHES = ("mu_3", "mu_20", *(f"U_{row[0]}" for row in UNIFORM), "fallback")
 CHUNK = 20_000  # points of an expansion at a time: its dozen of tensors then stay in the cache
 GPU_CHUNK = 2**22
@@ -131,8 +133,7 @@ class _LogBessel(torch.autograd.Function):
     def forward(order: Tensor, x: Tensor, kind: str, strict: bool) -> Tensor:
         if strict:
             _check(order, x)
-        limits = (0.0, -math.inf, math.inf) if kind[0] == "i" else (math.inf, math.inf, -math.inf)
-        found = _evaluate(_log_forms(kind), order, x, *limits)
+        found = _evaluate(order.double(), x.double(), "log_" + kind)
         return (_over_power(found, order, x) if kind == "i_over_power" else found).to(x.dtype)
 
     @staticmethod
@@ -159,8 +160,7 @@ class _Ratio(torch.autograd.Function):
     def forward(order: Tensor, x: Tensor, kind: str, strict: bool) -> Tensor:
         if strict:
             _check(order, x)
-        at_zero = 0.0 if kind == "i" else math.inf
-        return _evaluate(_ratio_forms(kind), order, x, at_zero, at_zero, 1.0).to(x.dtype)
+        return _evaluate(order.double(), x.double(), "ratio_" + kind).to(x.dtype)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
@@ -205,72 +205,87 @@ def _over_power(log_i: Tensor, order: Tensor, x: Tensor) -> Tensor:
     return torch.where(zero, -v * math.log(2) - torch.lgamma(v + 1), log_i - power)
 
 
-def _log_forms(kind: str) -> list[Form]:
-    """The functions of the branches, in the order of `BRANCHES`, and the fallback for a compiler at the end."""
-    sign = 1 if kind[0] == "i" else -1
-    large = [lambda v, x, n=n: log_large(v, x, sign, n) for n in (3, 20)]
-    uniform = [lambda v, x, n=row[0]: log_uniform(v, x, sign, n) for row in UNIFORM]
-    last = {"k": log_trapezoid, "k_rothwell": log_rothwell}.get(kind, log_series)
-    return [*large, *uniform, last, lambda v, x: last(v, x, grouped=False)]
+def _evaluate(order: Tensor, x: Tensor, name: str) -> Tensor:
+    """The function of that name in `_LIMITS`, float64. To a compiler it is one operation: what it does depends on values."""
+    if torch.compiler.is_compiling():
+        return _opaque(order, x, name)
+    return _at_all(order, x, name)
 
 
-def _ratio_forms(kind: str) -> list[Form]:
-    sign = 1 if kind == "i" else -1
-    large = [lambda v, x, n=n: large_ratio(v, x, sign, n) for n in (3, 20)]
-    uniform = [lambda v, x, n=row[0]: uniform_ratio(v, x, sign, n) for row in UNIFORM]
-    if kind == "i":
-        return [*large, *uniform, series_ratio, lambda v, x: series_ratio(v, x, grouped=False)]
-
-    def difference(v: Tensor, x: Tensor) -> Tensor:
-        logs = [_evaluate(_log_forms("k"), u, x, math.inf, math.inf, -math.inf) for u in (v + 1, v)]
-        return logs[0].sub_(logs[1]).exp_()
-
-    return [*large, *uniform, difference, difference]
+@torch.library.custom_op("eigenzoo::bessel", mutates_args=())
+def _opaque(order: torch.Tensor, x: torch.Tensor, name: str) -> torch.Tensor:
+    return _at_all(order, x, name)
 
 
-def _evaluate(
-    forms: list[Form], order: Tensor, x: Tensor, zero_zero: float, at_zero: float, at_infinity: float
-) -> Tensor:
-    """The form of each point's branch, in float64, and the limits at the ends; NaN where there is no value."""
-    v, y = torch.broadcast_tensors(order.double(), x.double())
-    usual = (y > 0) & (y < math.inf) & (v >= 0) & (v < math.inf)
-    masked = torch.compiler.is_compiling() or y.device.type == "meta"
-    if masked or not bool(usual.all()):
-        inner = [torch.where(usual, z, 1.0) for z in (v, y)]
-        found = (_masked if masked else _gathered)(forms, *inner)
-        return torch.where(usual, found, _limits(v, y, zero_zero, at_zero, at_infinity))
-    return _gathered(forms, v, y)
+@_opaque.register_fake
+def _shape_of_all(order: torch.Tensor, x: torch.Tensor, name: str) -> torch.Tensor:
+    return x.new_empty(torch.broadcast_shapes(order.shape, x.shape))
 
 
-def _limits(v: Tensor, x: Tensor, zero_zero: float, at_zero: float, at_infinity: float) -> Tensor:
-    found = torch.full_like(x, math.nan)
-    found = torch.where((x == math.inf) & (v >= 0) & (v < math.inf), at_infinity, found)
-    found = torch.where((v == math.inf) & (x >= 0) & (x < math.inf), at_zero, found)
-    found = torch.where((x == 0) & (v >= 0), at_zero, found)
+# At x = 0 for v = 0, at x = 0 for v > 0 and for infinite v, at infinite x.
+_LIMITS = {
+    "log_i": (0.0, -math.inf, math.inf),
+    "log_i_over_power": (0.0, -math.inf, math.inf),
+    "log_k": (math.inf, math.inf, -math.inf),
+    "log_k_rothwell": (math.inf, math.inf, -math.inf),
+    "ratio_i": (0.0, 0.0, 1.0),
+    "ratio_k": (math.inf, math.inf, 1.0),
+}
+
+
+def _at_all(order: Tensor, x: Tensor, name: str) -> Tensor:
+    """By the branches inside, the limits at the ends, NaN where there is no value."""
+    v, x = torch.broadcast_tensors(order, x)
+    if x.device.type == "meta":
+        return torch.empty_like(x)
+    usual = (x > 0) & (x < math.inf) & (v >= 0) & (v < math.inf)
+    if bool(usual.all()):
+        return _by_branches(v, x, name)
+    inner = _by_branches(torch.where(usual, v, 1.0), torch.where(usual, x, 1.0), name)
+    zero_zero, zero, infinity = _LIMITS[name]
+    found = torch.where(usual, inner, math.nan)
+    found = torch.where((x == math.inf) & (v >= 0) & (v < math.inf), infinity, found)
+    found = torch.where((v == math.inf) & (x >= 0) & (x < math.inf) | (x == 0) & (v >= 0), zero, found)
     return torch.where((x == 0) & (v == 0), zero_zero, found)
 
 
-def _masked(forms: list[Form], v: Tensor, x: Tensor) -> Tensor:
-    """Every form at every point, with a safe argument outside its region; the longest expansion of each kind."""
-    branch = bessel_branch(v, x)
-    large, fallback = branch < 2, branch == len(BRANCHES) - 1
-    uniform = ~large & ~fallback
-    found = forms[-1](torch.where(fallback, v, 1.0), torch.where(fallback, x, 1.0))
-    found = torch.where(uniform, forms[-3](torch.where(uniform, v, 100.0), torch.where(uniform, x, 100.0)), found)
-    return torch.where(large, forms[1](torch.where(large, v, 1.0), torch.where(large, x, 100.0)), found)
-
-
-def _gathered(forms: list[Form], v: Tensor, x: Tensor) -> Tensor:
-    """Every form at the points of its region, in chunks."""
+def _by_branches(v: Tensor, x: Tensor, name: str) -> Tensor:
+    """Each branch at the points of its region, in chunks."""
     shape, v, x = x.shape, v.flatten(), x.flatten()
-    chunk = GPU_CHUNK if x.is_cuda else CHUNK
+    chunk, forms = GPU_CHUNK if x.is_cuda else CHUNK, _forms(name)
     branch = torch.cat([bessel_branch(a, b) for a, b in zip(v.split(chunk), x.split(chunk), strict=True)])
     counts, found = torch.bincount(branch, minlength=len(BRANCHES)).tolist(), torch.empty_like(x)
-    for form, code, count in zip(forms, range(len(BRANCHES)), counts, strict=False):
+    for code, (form, count) in enumerate(zip(forms, counts, strict=True)):
         if count:
             for part in (branch == code).nonzero().squeeze(-1).split(chunk):
                 found[part] = form(v[part], x[part])
     return found.view(shape)
+
+
+def _forms(name: str) -> list[Form]:
+    """The functions of the branches, in the order of `BRANCHES`."""
+    sign = -1 if "_k" in name else 1
+    large, uniform = (large_ratio, uniform_ratio) if name.startswith("ratio") else (log_large, log_uniform)
+    return [
+        *(partial(large, sign=sign, terms=terms) for terms in LARGE_TERMS),
+        *(partial(uniform, sign=sign, terms=row[0]) for row in UNIFORM),
+        _FALLBACKS[name],
+    ]
+
+
+def _fallback_ratio(v: Tensor, x: Tensor) -> Tensor:
+    """K_(v+1) / K_v by the difference of logarithms, which are small there."""
+    return (_by_branches(v + 1, x, "log_k") - log_trapezoid(v, x)).exp_()
+
+
+_FALLBACKS = {
+    "log_i": log_series,
+    "log_i_over_power": log_series,
+    "log_k": log_trapezoid,
+    "log_k_rothwell": log_rothwell,
+    "ratio_i": series_ratio,
+    "ratio_k": _fallback_ratio,
+}
 
 
 def _as_tensors(order: Tensor | Number, x: Tensor | Number) -> tuple[Tensor, Tensor]:
@@ -279,13 +294,24 @@ def _as_tensors(order: Tensor | Number, x: Tensor | Number) -> tuple[Tensor, Ten
     Raises:
         ValueError: the order requires a gradient; a tensor is not of real floating point.
     """
-    like = x if isinstance(x, Tensor) else order if isinstance(order, Tensor) else torch.zeros((), dtype=torch.float64)
-    found = [z if isinstance(z, Tensor) else torch.as_tensor(z, dtype=like.dtype, device=like.device) for z in (order, x)]
+    like = (
+        x
+        if isinstance(x, Tensor)
+        else order
+        if isinstance(order, Tensor)
+        else torch.zeros((), dtype=torch.float64)
+    )
+    found = [
+        z if isinstance(z, Tensor) else torch.as_tensor(z, dtype=like.dtype, device=like.device)
+        for z in (order, x)
+    ]
     for name, tensor in zip(("order", "x"), found, strict=True):
         if not tensor.is_floating_point():
             raise ValueError(f"{name} has dtype {tensor.dtype}: must be of real floating point")
     if found[0].requires_grad:
-        raise ValueError("order requires a gradient, but Bessel functions are differentiable in the argument x alone")
+        raise ValueError(
+            "order requires a gradient, but Bessel functions are differentiable in the argument x alone"
+        )
     return found[0], found[1]
 
 
@@ -310,7 +336,9 @@ def _to_shape(gradient: Tensor, x: Tensor) -> Tensor:
 
 def _aligned(order: Tensor, x: Tensor, in_dims: tuple) -> tuple[Tensor, Tensor]:
     """With the mapped axis first in both, and the others broadcast against each other."""
-    pairs = [z.unsqueeze(0) if d is None else z.movedim(d, 0) for z, d in zip((order, x), in_dims, strict=False)]
+    pairs = [
+        z.unsqueeze(0) if d is None else z.movedim(d, 0) for z, d in zip((order, x), in_dims, strict=False)
+    ]
     rank = max(z.ndim for z in pairs)
     first, second = (z.reshape(z.shape[0], *[1] * (rank - z.ndim), *z.shape[1:]) for z in pairs)
     size = max(first.shape[0], second.shape[0])

@@ -54,7 +54,8 @@ def _slope_floats(terms: int) -> tuple[tuple[float, ...], ...]:
     """d_k = (k + 1/2) p_k + 2 y p_k', with which the sums of I' and I differ by `-w (x/h)^2 sum_k w^k d_k(y)`."""
     rows = uniform_coefficients(terms)
     return tuple(
-        tuple(float(c * (Fraction(1, 2) + k + 2 * j)) for j, c in enumerate(row)) for k, row in enumerate(rows)
+        tuple(float(c * (Fraction(1, 2) + k + 2 * j)) for j, c in enumerate(row))
+        for k, row in enumerate(rows)
     )
 
 

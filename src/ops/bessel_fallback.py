@@ -14,7 +14,7 @@ grows as log(1/x); below x = 1e-8 the two leading powers are exact to rounding i
     K_v(x) = (Gamma(v) (x/2)^-v + Gamma(-v) (x/2)^v) / 2.
 
 Points come in groups of like arguments and in chunks, so that memory stays small and a group has no more terms than it
-needs; `grouped=False` has neither, for a compiler.
+needs.
 """
 
 import math
@@ -26,47 +26,40 @@ from torch import Tensor
 
 LARGEST = 30.0  # argument
 EDGES = (1e-8, 1e-3, 0.03, 0.1, 0.3, 0.8, 2.0, 6.0)  # of the groups
-CHUNK, NODES = 20_000, 100_000  # points, points times nodes
+CHUNK, NODES = 20_000, 100_000  # points, points times nodes, at a time
+GPU_MORE = 64  # times as many on a GPU
 STEP, PANELS, ROTHWELL_N = 0.15, 600, 8
-TINY = EDGES[0]
 EULER = 0.5772156649015329
 Form = Callable[[Tensor, Tensor, float, float], Tensor]
 
 
-def log_series(v: Tensor, x: Tensor, *, grouped: bool = True) -> Tensor:
+def log_series(v: Tensor, x: Tensor) -> Tensor:
     """log I_v(x) by its power series."""
-    return _by_groups(_series, v, x, lambda low, high: CHUNK, grouped=grouped)
+    return _by_groups(_series, v, x, lambda low: CHUNK)
 
 
-def series_ratio(v: Tensor, x: Tensor, *, grouped: bool = True) -> Tensor:
+def series_ratio(v: Tensor, x: Tensor) -> Tensor:
     """I_(v+1) / I_v by the series of both."""
-    return _by_groups(_series_ratio, v, x, lambda low, high: CHUNK, grouped=grouped)
+    return _by_groups(_series_ratio, v, x, lambda low: CHUNK)
 
 
-def log_trapezoid(v: Tensor, x: Tensor, *, grouped: bool = True) -> Tensor:
+def log_trapezoid(v: Tensor, x: Tensor) -> Tensor:
     """log K_v(x) by the trapezoidal rule, and by the leading powers below x = 1e-8."""
-    if not grouped:
-        return torch.where(x < TINY, _leading(v, x.clamp_max(TINY)), _trapezoid(v, x.clamp_min(TINY), TINY, LARGEST))
-    return _by_groups(
-        lambda v, x, low, high: _trapezoid(v, x, low, high) if low else _leading(v, x),
-        v, x, lambda low, high: NODES // len(_nodes(low or LARGEST)), grouped=True,
-    )  # fmt: skip
+    return _by_groups(_trapezoid, v, x, lambda low: NODES // len(_nodes(low)) if low else CHUNK)
 
 
-def log_rothwell(v: Tensor, x: Tensor, *, grouped: bool = True) -> Tensor:
-    """log K_v(x) by Rothwell's integral: errors to 6e-10 of max(1, |log K|), and wrong for tiny x."""
-    return _by_groups(_rothwell, v, x, lambda low, high: NODES // PANELS, grouped=grouped)
+def log_rothwell(v: Tensor, x: Tensor) -> Tensor:
+    """log K_v(x) by Rothwell's integral: errors to 4e-9 of max(1, |log K|), and wrong for tiny x."""
+    return _by_groups(_rothwell, v, x, lambda low: NODES // PANELS)
 
 
-def _by_groups(form: Form, v: Tensor, x: Tensor, chunk: Callable[[float, float], int], *, grouped: bool) -> Tensor:
+def _by_groups(form: Form, v: Tensor, x: Tensor, chunk: Callable[[float], int]) -> Tensor:
     """`form(v, x, low, high)` of the points with low <= x < high, so many at a time."""
-    if not grouped:
-        return form(v, x, TINY, LARGEST)
     found, group = torch.empty_like(x), torch.bucketize(x, x.new_tensor(EDGES), right=True)
-    on_gpu = 64 if x.is_cuda else 1
+    more = GPU_MORE if x.is_cuda else 1
     for number, (low, high) in enumerate(zip((0.0, *EDGES), (*EDGES, LARGEST), strict=True)):
         indices = (group == number).nonzero().squeeze(-1)
-        for part in indices.split(on_gpu * chunk(low, high)) if len(indices) else ():
+        for part in indices.split(more * chunk(low)) if len(indices) else ():
             found[part] = form(v[part], x[part], low, high)
     return found
 
@@ -100,6 +93,8 @@ def _nodes(low: float) -> tuple[float, ...]:
 
 
 def _trapezoid(v: Tensor, x: Tensor, low: float, high: float) -> Tensor:
+    if not low:
+        return _leading(v, x)
     t = x.new_tensor(_nodes(low))
     v, x = v.unsqueeze(-1), x.unsqueeze(-1)
     peak = torch.asinh(v / x).mul_(v).sub_(torch.hypot(v, x))
@@ -147,7 +142,13 @@ def zeta(s: int) -> float:
     """Riemann's zeta function of a whole number from 2 on, by its sum and Euler and Maclaurin's remainder."""
     n = 100
     head = math.fsum(k**-s for k in range(1, n))
-    return head + n ** (1 - s) / (s - 1) + n**-s / 2 + s * n ** (-s - 1) / 12 - s * (s + 1) * (s + 2) * n ** (-s - 3) / 720
+    return (
+        head
+        + n ** (1 - s) / (s - 1)
+        + n**-s / 2
+        + s * n ** (-s - 1) / 12
+        - s * (s + 1) * (s + 2) * n ** (-s - 3) / 720
+    )
 
 
 def _rothwell(v: Tensor, x: Tensor, low: float, high: float) -> Tensor:
@@ -163,4 +164,11 @@ def _rothwell(v: Tensor, x: Tensor, low: float, high: float) -> Tensor:
     second = -1 / u - (2 * power + 2) * log_u + power * torch.log1p(2 * x * u)
     total = torch.logsumexp(torch.cat([first + log_weights, second + log_weights], -1), -1)
     x = x.squeeze(-1)
-    return 0.5 * math.log(math.pi) - torch.lgamma(v + 0.5) - v * torch.log(2 * x) - x + total - math.log(3 * PANELS)
+    return (
+        0.5 * math.log(math.pi)
+        - torch.lgamma(v + 0.5)
+        - v * torch.log(2 * x)
+        - x
+        + total
+        - math.log(3 * PANELS)
+    )

@@ -132,12 +132,12 @@ def logsumexp_gradient(
     unit = directions / lengths
     total, largest, grad = unit.new_zeros(()), 0.0, torch.empty_like(unit)
     for rows, cosines in _slices(unit, slice_rows):
-        largest = max(largest, float(cosines.abs().max()))
-        # The diagonal has sign 0, so that only the sum has to leave it out.
-        terms = (beta * (cosines.abs() - 1)).exp()
-        terms[torch.arange(len(terms)), torch.arange(len(terms)) + rows.start] = 0
+        absolute = cosines.abs()
+        largest = max(largest, float(absolute.max()))
+        terms = absolute.sub_(1).mul_(beta).exp_()
+        terms.diagonal(offset=rows.start).zero_()
         total = total + terms.sum()
-        grad[rows] = 2 * (terms * cosines.sign()) @ unit
+        grad[rows] = 2 * torch.copysign(terms, cosines) @ unit
     grad = grad / total
     across = grad - (grad * unit).sum(1, keepdim=True) * unit
     return 1 + float(total.log()) / beta, largest, across / lengths

@@ -84,7 +84,7 @@ def descend_(
     """
     size = len(S) if S.device.type != "cpu" else max(1, CACHED // S[0].numel())
     scratch = [
-        torch.empty_like(S[:size]) for _ in range(1 if M is not None and transport == "ambient" else 2)
+        torch.empty_like(S[:size]) for _ in range(1 if M is not None and transport == "project" else 2)
     ]
     with without_autocast(S.device), _exact_products():
         for start in range(0, len(S), size):

@@ -65,9 +65,7 @@ def vmf_log_prob(
     return kappa * (z * mean).sum(-1) + vmf_log_normaliser(z.shape[-1], kappa)
 
 
-def fit_vmf(
-    z: Float[Tensor, "*batch n dim"], *, unbias: bool = False, steps: int = 8
-) -> VonMisesFisher:
+def fit_vmf(z: Float[Tensor, "*batch n dim"], *, unbias: bool = False, steps: int = 8) -> VonMisesFisher:
     """The distribution of greatest likelihood of n unit vectors.
 
     Args:
@@ -80,7 +78,9 @@ def fit_vmf(
     """
     n, dim = z.shape[-2:]
     if n < 2:
-        raise ValueError(f"z: {n} sample{'s' * (n != 1)}, a fit of a von Mises-Fisher distribution needs at least 2")
+        raise ValueError(
+            f"z: {n} sample{'s' * (n != 1)}, a fit of a von Mises-Fisher distribution needs at least 2"
+        )
     check_unit("z", z)
     mean = z.mean(-2, dtype=torch.float64)
     resultant = torch.linalg.vector_norm(mean, dim=-1)
@@ -160,8 +160,7 @@ def _along(dim: int, kappa: Tensor, generator: torch.Generator | None) -> Tensor
     """One mu.z for each kappa."""
     root = torch.sqrt(4 * kappa.square() + (dim - 1) ** 2)
     x0 = 2 * kappa / (root + dim - 1)
-    rest = 2 * (dim - 1) / (root + dim - 1)  # 1 - x0^2 = rest * x0 / kappa ...
-    rest = torch.where(kappa > 0, rest * x0 / torch.where(kappa > 0, kappa, 1.0), 1.0)
+    rest = 2 * (dim - 1) / (root + dim - 1)  # 1 - x0^2
     found, left = torch.empty_like(kappa), torch.arange(len(kappa), device=kappa.device)
     while len(left):
         k, x, r = kappa[left], x0[left], rest[left]
@@ -190,7 +189,9 @@ def check_unit(name: str, vectors: Tensor) -> None:
     bad = ~((lengths - 1).abs() <= UNIT)
     if bool(bad.any()):
         index = int(bad.nonzero()[0, 0])
-        raise ValueError(f"{name}: vector {index} has length {float(lengths[index]):.6g}, not 1: normalise it first")
+        raise ValueError(
+            f"{name}: vector {index} has length {float(lengths[index]):.6g}, not 1: normalise it first"
+        )
 
 
 def _check_dim(dim: int) -> None:

@@ -53,7 +53,7 @@ class BarlowTwinsTask(Task):
         optim: Callable[..., torch.optim.Optimizer],
         scheduler: Callable[..., Any] | None = None,
         views: TwoViews,
-        weights: Mapping[str, float],
+        weights: Mapping[str, float | int],
     ):
         super().__init__(model, optim=optim, scheduler=scheduler)
         _check(weights)
@@ -137,7 +137,7 @@ class BarlowTwinsTask(Task):
         return found if self.redundancy is None else {**found, "redundancy": self.redundancy}
 
 
-def _check(weights: Mapping[str, float]) -> None:
+def _check(weights: Mapping[str, float | int]) -> None:
     for term, weight in weights.items():
         if term not in TERMS:
             raise ValueError(f"weights.{term}: is no term of the loss, known are {', '.join(TERMS)}")

@@ -24,6 +24,8 @@ class Classification(Task):
     `augmentation` changes training batches on their device: `augmentation(x, y, num_classes)` is (x, target), the
     target being labels or distributions over the classes. It may draw from torch's default generator.
 
+    `top` adds test metrics: for each whole number k `test/accuracy_top<k>`, the label being among the k largest logits.
+
     Batches hold `x`, the labels `y` (batch,), where sequences differ in length `lengths` (batch,), and in
     evaluation `mask` (batch,), 0 for samples that only fill up a rank.
     """
@@ -40,6 +42,7 @@ class Classification(Task):
         label_smoothing: float = 0.0,
         rates: Sequence[int] = (),
         augmentation: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]] | None = None,
+        top: Sequence[int] = (),
     ):
         super().__init__(model, optim=optim, scheduler=scheduler)
         if not 0.0 <= label_smoothing < 1.0:
@@ -47,10 +50,17 @@ class Classification(Task):
         self.label_smoothing, self.augmentation = label_smoothing, augmentation
         if any(r < 2 for r in rates):
             raise ValueError(f"rates={list(rates)}: each must be a whole number of at least 2")
-        self.rates = tuple(rates)
+        if any(k < 2 for k in top):
+            raise ValueError(f"top={list(top)}: each must be a whole number of at least 2")
+        self.rates, self.top = tuple(rates), tuple(top)
         names = {
             "val": ["loss", "accuracy"],
-            "test": ["loss", "accuracy", *(f"accuracy_rate{r}" for r in rates)],
+            "test": [
+                "loss",
+                "accuracy",
+                *(f"accuracy_top{k}" for k in top),
+                *(f"accuracy_rate{r}" for r in rates),
+            ],
         }
         self.evaluation = nn.ModuleDict(
             {stage: nn.ModuleDict({n: MeanMetric() for n in found}) for stage, found in names.items()}
@@ -77,6 +87,9 @@ class Classification(Task):
         metrics = self.metrics_of(stage)
         metrics["loss"].update(F.cross_entropy(logits, batch["y"], reduction="none"), weight)
         metrics["accuracy"].update(_right(logits, batch), weight)
+        for k in self.top if stage == "test" else ():
+            nearest = logits.topk(min(k, logits.shape[-1]), -1).indices
+            metrics[f"accuracy_top{k}"].update((nearest == batch["y"][:, None]).any(-1).float(), weight)
         for rate in self.rates if stage == "test" else ():
             slower = self.model(*model_inputs(subsample(batch, rate)), rate=float(rate))
             metrics[f"accuracy_rate{rate}"].update(_right(slower, batch), weight)

@@ -21,7 +21,7 @@ from ..ops.collapse_optimum import check_problem, class_labels, collapse_optimum
 from .collapse_measures import LOSSES, collapse_measures
 
 METHODS = ("lbfgs", "sgd")
-MARKS = (1000, 3000, 10_000, 30_000)
+MARKS = (100, 1000, 3000, 10_000, 30_000)
 HISTORY, LEAST_GRADIENT, MOMENTUM = 30, 1e-11, 0.9
 
 

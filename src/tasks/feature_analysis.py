@@ -134,7 +134,9 @@ class FeatureAnalysis(pl.Callback):
             return None
         features, labels = (torch.cat(parts) for parts in zip(*self._rows, strict=True))
         self._stop()
-        features, labels = (gathered(trainer, part) for part in (features, labels))
+        features, labels = (
+            gathered(trainer.strategy, trainer.world_size, part) for part in (features, labels)
+        )
         if not trainer.is_global_zero:
             return None
         found = measure(features, labels, task.model.head, frame=self.frame)
@@ -155,18 +157,18 @@ class FeatureAnalysis(pl.Callback):
             show(logger, path.stem, path, trainer.global_step)
 
 
-def gathered(trainer: pl.Trainer, rows: Tensor) -> Tensor:
+def gathered(strategy: Any, world: int, rows: Tensor) -> Tensor:
     """The rows of all processes, one after the other, on the device of this one; they may have differing numbers."""
-    device = trainer.strategy.root_device
+    device = strategy.root_device
     if device.type == "mps":  # has no float64
         return rows.cpu()
-    if trainer.world_size == 1:
+    if world == 1:
         return rows.to(device)
-    count = trainer.strategy.all_gather(torch.tensor([len(rows)], device=device)).flatten()
-    padded = rows.new_zeros(int(count.max()), *rows.shape[1:])
+    counts = strategy.all_gather(torch.tensor([len(rows)], device=device)).flatten().tolist()
+    padded = rows.new_zeros(max(counts), *rows.shape[1:])
     padded[: len(rows)] = rows
-    everything = trainer.strategy.all_gather(padded.to(device))
-    return torch.cat([part[:size] for part, size in zip(everything, count.tolist(), strict=True)])
+    everything = strategy.all_gather(padded.to(device))
+    return torch.cat([part[:count] for part, count in zip(everything, counts, strict=True)])
 
 
 def _say(found: Measures, stage: str) -> None:

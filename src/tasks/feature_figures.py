@@ -45,14 +45,14 @@ def draw_features(
         _draw_spectrum(right, centred)
 
 
-def _draw_history(panels: Sequence[Any], history: Sequence[Mapping[str, float]]) -> None:
+def _draw_history(panels: Any, history: Sequence[Mapping[str, float]]) -> None:
     for axes, (title, names) in zip(panels, PANELS, strict=True):
         plain(axes, xlabel="epoch", title=title)
         known = [name for name in names if any(name in row for row in history)]
         for name, colour in zip(known, COLOURS, strict=False):
             points = [(row["epoch"], row[name]) for row in history if name in row]
             axes.plot(*zip(*points, strict=True), ".-", color=colour, linewidth=1.2, label=name)
-        if len(known) > 1:
+        if known and len(names) > 1:
             axes.legend(frameon=False, fontsize=8)
         finite = [row[name] for row in history for name in known if 0 < row.get(name, 0.0) < float("inf")]
         if names[0] == "nc1" and finite:
@@ -63,7 +63,7 @@ def _draw_history(panels: Sequence[Any], history: Sequence[Mapping[str, float]])
 def _draw_cosines(drawn: Any, axes: Any, centred: Tensor, classes: Sequence[int]) -> None:
     lengths = centred.norm(dim=1, keepdim=True)
     rows = torch.where(lengths > 0, centred / lengths, 0)
-    image = axes.imshow((rows @ rows.T).cpu(), vmin=-1, vmax=1, cmap="RdBu_r")
+    image = axes.imshow((rows @ rows.T).cpu().numpy(), vmin=-1, vmax=1, cmap="RdBu_r")
     plain(axes, xlabel="class", ylabel="class", title="cosines between the centred class means")
     axes.grid(False)
     every = max(1, -(-len(classes) // MAX_NAMED))
@@ -77,7 +77,9 @@ def _draw_spectrum(axes: Any, centred: Tensor) -> None:
     """Singular values over the largest; K - 1 equal ones are a simplex."""
     sizes = torch.linalg.svdvals(centred).cpu()[: len(centred) - 1]
     share = sizes / sizes[0] if sizes[0] > 0 else sizes
-    plain(axes, xlabel="number", title="singular values of the centred class means, over the largest")
+    plain(
+        axes, xlabel="number", ylabel="over the largest", title="singular values of the centred class means"
+    )
     axes.axhline(1.0, color=FAINT, linewidth=0.8, linestyle="--")
-    axes.plot(range(1, len(share) + 1), share, ".-", color=COLOURS[0], linewidth=1.2)
+    axes.plot(range(1, len(share) + 1), share.numpy(), ".-", color=COLOURS[0], linewidth=1.2)
     axes.set_ylim(0, 1.05)

@@ -6,8 +6,8 @@ samples, batches of B and y_i the unit vector of the class, a step descends on a
 
     1/(2B) sum_batch |W_M .. W_1 h_i + b - y_i|^2 + lambda_W/2 sum_j |W_j|^2 + lambda_H/2 (N/B) sum_batch |h_i|^2.
 
-The paper claims that networks that can fit their training data end in the closed form's geometry. What differs here: its
-scripts have torch's mean squared error, over batch and classes, and no factor N/B (`scaling: torch`):
+The paper claims that networks that can fit their training data end in the closed form's geometry. What differs here:
+its scripts have torch's mean squared error, over batch and classes, and no factor N/B (`scaling: torch`):
 
     1/(BK) sum_batch |..|^2 + lambda_W/2 sum_j |W_j|^2 + lambda_H/2 sum_batch |h_i|^2.
 
@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..models.arguments import check_choice
@@ -60,11 +60,11 @@ class NeuralCollapse(Classification):
         ConfigError: another model or head; on the fit's start, a class without training samples.
     """
 
-    model: Classifier
+    model: Classifier  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(
         self,
-        model: Classifier,
+        model: nn.Module,
         *,
         optim: Callable[..., torch.optim.Optimizer],
         scheduler: Callable[..., Any] | None = None,
@@ -79,7 +79,7 @@ class NeuralCollapse(Classification):
         for name, decay in (("weight_decay", weight_decay), ("feature_decay", feature_decay)):
             if not decay > 0:
                 raise ValueError(f"{name}={decay}: must be positive")
-        head = getattr(model, "head", None)
+        head = model.head if isinstance(model, Classifier) else model
         if not isinstance(head, DeepLinearHead):
             raise ConfigError(
                 f"model.head: neural collapse is measured on a DeepLinearHead, not {type(head).__name__}"

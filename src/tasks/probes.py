@@ -12,7 +12,7 @@ from torchmetrics import Metric
 from ..ops.precision import without_autocast
 
 Features = Float[Tensor, "samples dim"]
-Labels = Int[Tensor, " samples"]
+Labels = Int[Tensor, " labels"]  # as many, which is checked with a message of its own
 
 
 class Neighbours(nn.Module):

@@ -14,15 +14,18 @@ from omegaconf import OmegaConf
 
 from eigenzoo import testing
 from eigenzoo.harness.build import sized
+from eigenzoo.optim.groups import tags_of
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "model"
-ADAPTERS = FOLDER.parent / "adapter"
+ADAPTERS, HEADS = FOLDER.parent / "adapter", FOLDER.parent / "model.head"
 # An adapted model once with every adapter that has a config: `adapted+dora`; without those that are another's layer.
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml")) + sorted(
     f"adapted+{path.stem}"
     for path in ADAPTERS.glob("*.yaml")
     if path.stem not in ("lora", "rslora", "pissa_minor")
 )
+# A classifier with every head that has a config: `vector+cosine`.
+NAMES += sorted(f"vector+{path.stem}" for path in HEADS.glob("*.yaml") if path.stem != "linear")
 # Whose base is one of `transformers`, an extra: small ones of the same architecture, with random weights.
 DECODER = {
     "base": {
@@ -89,8 +92,16 @@ SMALL = {
     # At 16 the second pooling is from 2 x 2 to one pixel, whose gradient inductor gets wrong.
     "lenet": {"side": 20},
     "maestro_lenet": {"base": {"side": 20}},
+    "small_cnn": {"backbone": {"dims": [4, 6]}},
+    "resnet20": {"backbone": {"depth": 8, "width": 3}},
+    "resnet18": {"backbone": {"width": 4}},
+    "resnet50d": {"backbone": {"depth": 18, "width": 4}},
+    "vgg13": {"backbone": {"depth": 11, "width": 2, "hidden": 6, "pool": 2, "dropout": 0.0}},
+    "vector": {"backbone": {"dim_in": 6}},
+    "mlp": {"backbone": {"dims": [7, 6]}},
     **LIBRARY,
 }
+SMALL_HEADS = {"grassmann": {"subspace_dim": 2}, "multi_linear": {"heads": 2}, "soft_triple": {"centres": 2}}
 # Parts of the library's models whose output is an object with fields, and a dropout that the attention's kernel does.
 UNDISTURBED = {
     "base.model",
@@ -143,7 +154,9 @@ def make(name: str, smaller: bool = False) -> torch.nn.Module:
         SMALL.get(stem, {}),
         SMALLER.get(stem, {}) if smaller else {},
     )
-    if adapter:
+    if adapter and stem != "adapted":
+        config.head = OmegaConf.merge(OmegaConf.load(HEADS / f"{adapter}.yaml"), SMALL_HEADS.get(adapter, {}))
+    elif adapter:
         config.adapter = OmegaConf.load(ADAPTERS / f"{adapter}.yaml")
         if "rank" in config.adapter:
             config.adapter.rank = 2
@@ -158,8 +171,11 @@ def make(name: str, smaller: bool = False) -> torch.nn.Module:
 def disturbed(name: str) -> torch.nn.Module:
     """With noise on every parameter that is trained: some begin all equal, others near zero would hide their errors."""
     module = make(name)
+    off_limits = {
+        n for n, tags in tags_of(module).items() if "grassmann" in tags
+    }  # subspaces have to stay ones
     with torch.no_grad():
-        for parameter in filter(lambda p: p.requires_grad, module.parameters()):
+        for parameter in (p for n, p in module.named_parameters() if p.requires_grad and n not in off_limits):
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
     return module
 
@@ -262,5 +278,5 @@ def batches(module: torch.nn.Module) -> list[tuple]:
 def test_parameter_tags_name_parameters(name: str):
     for path, module in make(name).named_modules():
         if hasattr(module, "parameter_tags"):
-            own = dict(module.named_parameters(recurse=False))
+            own = dict(module.named_parameters())
             assert set(module.parameter_tags()) <= set(own), path

@@ -231,6 +231,29 @@ def test_a_quadratic_toy_descends_to_the_leading_subspace():
     assert principal_angles(S.detach(), target).max() < 1e-3
 
 
+def test_the_first_step_takes_the_gradient_and_later_ones_dampen_it():
+    model = Net(torch.float64)
+    optimiser = RiemannianSGD([model.head.S], lr=0.0, momentum=0.5, dampening=0.4, transport="ambient")
+    D = torch.randn(model.head.S.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    model.head.S.grad = D
+    for factor in (1.0, 0.5 + 0.6, 0.5 * 1.1 + 0.6):
+        optimiser.step()
+        assert torch.allclose(optimiser.state[model.head.S]["momentum_buffer"], factor * D)
+
+
+def test_the_period_counts_steps():
+    model = Net()
+    optimiser = RiemannianSGD([model.head.S], lr=1e-3, reorthonormalise_every=3)
+    with torch.no_grad():
+        model.head.S[:, 0] *= 1.001
+    errors = []
+    for _ in range(3):
+        backward(model, torch.optim.SGD(model.parameters(), lr=0.1))
+        optimiser.step()
+        errors.append(float(orthonormality_error(model.head.S.detach()).max()) > 1e-4)
+    assert errors == [True, True, False]
+
+
 def test_no_rate_leaves_the_subspaces_bitwise():
     model = Net()
     before = model.head.S.detach().clone()

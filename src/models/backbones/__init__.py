@@ -8,4 +8,4 @@ from .resnet_cifar import CIFARResNet
 from .small_cnn import SmallCNN
 from .vgg import VGG
 
-__all__ = ["BarlowTwins", "CIFARResNet", "Identity", "MLP", "ResNet", "SmallCNN", "VGG"]
+__all__ = ["MLP", "VGG", "BarlowTwins", "CIFARResNet", "Identity", "ResNet", "SmallCNN"]

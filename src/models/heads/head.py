@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from ..arguments import check_sizes
 
+LEAST = 1e-12
+
 
 class Head(nn.Module):
     """From features to one logit per class; a subclass says `forward`, and `loss` where that is not the cross-entropy.
@@ -75,5 +77,9 @@ def check_width(features: Tensor, dim: int) -> None:
 
 
 def unit(features: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
-    """`x / max(|x|, 1e-12)` along the last axis: of length 1, and 0 where the features are 0."""
-    return F.normalize(features, dim=-1, eps=1e-12)
+    """`x / |x|` along the last axis: of length 1; 0, and without gradient, for features shorter than 1e-12.
+
+    Dividing by `max(|x|, 1e-12)` would give a zero feature a gradient of 1e12 times the loss's.
+    """
+    length = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
+    return torch.where(length > LEAST, features / length.clamp_min(LEAST), 0.0 * features)
