@@ -23,8 +23,8 @@ def main(path: str) -> None:
     found = references(order.tolist(), x.tolist())
     worst = max(wronskian(v, y) for v, y in zip(order[:1000:50].tolist(), x[:1000:50].tolist(), strict=True))
     print(f"{len(x)} points, largest deviation of the Wronskian at 20 of them {worst:.1g}")
-    arrays = {f"log_{name}": torch.stack(pair).numpy() for name, pair in found.items()}
-    np.savez(path, order=order.numpy(), x=x.numpy(), **arrays)
+    log_i, log_k = (torch.stack(found[name]).numpy() for name in ("i", "k"))
+    np.savez(path, order=order.numpy(), x=x.numpy(), log_i=log_i, log_k=log_k)
 
 
 if __name__ == "__main__":

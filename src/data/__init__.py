@@ -32,6 +32,8 @@ _HOMES = {
     "MNISTImages": "image_sets",
     "ImageAugmentation": "augmentation",
     "ImageNet": "imagenet",
+    "TwoViews": "views",
+    "ViewAugmentation": "views",
     "PrototypeClasses": "prototypes",
     "UnionOfSubspaces": "subspaces",
     "AANRetrieval": "retrieval",

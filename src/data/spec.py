@@ -96,6 +96,11 @@ FNO_URL = "https://arxiv.org/abs/2010.08895"
 MGNO_CITATION = "He, Liu, Xu, MgNO, ICLR 2024, arXiv 2310.19809"
 MGNO_URL = "https://arxiv.org/abs/2310.19809"
 
+GCR_CITATION = "Wang, Li, Zhang, Grassmann class representation, ICCV 2023, arXiv 2308.01547"
+GCR_URL = "https://arxiv.org/abs/2308.01547"
+EBV_CITATION = "Shen, Sun, Wei, Equiangular basis vectors, CVPR 2023, arXiv 2303.11637"
+EBV_URL = "https://arxiv.org/abs/2303.11637"
+
 NEURALOP_COMMIT = "93d3f0633e048c915004cd782cb339acf06e1157"
 NEURALOP_FILES = {
     "burgers_train_16.pt": "d12335adc0d96357a893dc39d72957fa89fda852b00902d94da95aa06af23fa0",
@@ -339,6 +344,20 @@ _TABLE = (
         FNO_CITATION,
         FNO_URL,
         "vorticity of a forced flow on the torus, ten past states to later ones; 64x64 points",
+    ),
+    _generated(
+        "union_of_subspaces",
+        {"train": 5000, "test": 2000},
+        GCR_CITATION,
+        GCR_URL,
+        "ten subspaces of four dimensions in 64",
+    ),
+    _generated(
+        "prototypes",
+        {"train": 16000, "test": 8000},
+        EBV_CITATION,
+        EBV_URL,
+        "2000 classes about Gaussian prototypes in 32 dimensions",
     ),
     _generated(
         "helmholtz",

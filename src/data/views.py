@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..ops.precision import without_autocast
 from .augmentation import Images, check_probability, chosen, random_flip
 from .colour import colour_jitter, grey
 
@@ -110,7 +111,10 @@ class TwoViews:
         self, x: Images
     ) -> tuple[Float[Tensor, "batch 3 first first"], Float[Tensor, "batch 3 second second"]]:
         """Views of images (batch, 3, H, W) in [0, 1]."""
-        return self.standardised(self.first(x)), self.standardised(self.second(x))
+        with without_autocast(
+            x.device
+        ):  # the products of a crop in bfloat16 would cost images half of their levels
+            return self.standardised(self.first(x)), self.standardised(self.second(x))
 
     def standardised(self, x: Images) -> Images:
         """(x - mean) / sd per channel, of a view or of a whole image."""

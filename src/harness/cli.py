@@ -23,7 +23,7 @@ eigenzoo: structured layers, trained and reproduced
   eigenzoo tune experiment=NAME [trials=30] [key=value ...]
   eigenzoo data [list|fetch|where|verify] [NAME]
   eigenzoo compress RUN method=svd|fwsvd|lord|maestro|magnitude ratio=0.5 [targets=a,b] [per_layer=energy] [out=DIR]
-  eigenzoo analyse RUN [--rule median] [--embeddings] [--out DIR]    spectra of the weights, layer by layer
+  eigenzoo analyse RUN [--rule median] [--transfer DATA [--classes 5,6]] [--samples N] [--out DIR]    spectra, features
   eigenzoo basis num_classes=1000 dim=100 out=FILE [method=logsumexp] [alpha=0.1] [seed=0]    class vectors, made once
   eigenzoo push RUN REPO [--private]                upload an exported run to the hub
 

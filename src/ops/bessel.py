@@ -25,7 +25,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from torch import Tensor
 
 from .bessel_expansions import large_ratio, log_large, log_uniform, uniform_ratio
@@ -41,15 +41,14 @@ UNIFORM = (
 )
 LARGE_TERMS = (3, 20)
 BRANCHES = ("mu_3", "mu_20", *(f"U_{row[0]}" for row in UNIFORM), "fallback")
+RATIO_TERMS = 5  # more of U_K: what is left out counts more in a small ratio than in a logarithm
 CHUNK = 20_000  # points of an expansion at a time: its dozen of tensors then stay in the cache
 GPU_CHUNK = 2**22
-Number = float | int
+Argument = Real[Tensor, "..."] | float | int
 Form = Callable[[Tensor, Tensor], Tensor]
 
 
-def log_iv(
-    order: Float[Tensor, "..."] | Number, x: Float[Tensor, "..."] | Number, *, strict: bool = True
-) -> Float[Tensor, "..."]:
+def log_iv(order: Argument, x: Argument, *, strict: bool = True) -> Float[Tensor, "..."]:
     """log I_v(x), v = `order` >= 0, x >= 0, broadcast; in float64 inside, the result has the dtype of `x`.
 
     At x = 0: 0 for v = 0, else -inf. Differentiable in x any number of times.
@@ -66,17 +65,15 @@ def log_iv(
     return _LogBessel.apply(order, x, "i", strict)  # type: ignore[no-any-return]
 
 
-def log_iv_over_power(
-    order: Float[Tensor, "..."] | Number, x: Float[Tensor, "..."] | Number, *, strict: bool = True
-) -> Float[Tensor, "..."]:
+def log_iv_over_power(order: Argument, x: Argument, *, strict: bool = True) -> Float[Tensor, "..."]:
     """log(I_v(x) / x^v), finite at x = 0, with the derivative I_(v+1)(x) / I_v(x); arguments and errors as `log_iv`."""
     order, x = _as_tensors(order, x)
     return _LogBessel.apply(order, x, "i_over_power", strict)  # type: ignore[no-any-return]
 
 
 def log_kv(
-    order: Float[Tensor, "..."] | Number,
-    x: Float[Tensor, "..."] | Number,
+    order: Argument,
+    x: Argument,
     *,
     strict: bool = True,
     k_fallback: str = "trapezoid",
@@ -95,17 +92,13 @@ def log_kv(
     return _LogBessel.apply(order.abs(), x, "k" if k_fallback == "trapezoid" else "k_rothwell", strict)  # type: ignore[no-any-return]
 
 
-def iv_ratio(
-    order: Float[Tensor, "..."] | Number, x: Float[Tensor, "..."] | Number, *, strict: bool = True
-) -> Float[Tensor, "..."]:
+def iv_ratio(order: Argument, x: Argument, *, strict: bool = True) -> Float[Tensor, "..."]:
     """I_(v+1)(x) / I_v(x), in [0, 1), to relative rounding; arguments and errors as `log_iv`."""
     order, x = _as_tensors(order, x)
     return _Ratio.apply(order, x, "i", strict)  # type: ignore[no-any-return]
 
 
-def kv_ratio(
-    order: Float[Tensor, "..."] | Number, x: Float[Tensor, "..."] | Number, *, strict: bool = True
-) -> Float[Tensor, "..."]:
+def kv_ratio(order: Argument, x: Argument, *, strict: bool = True) -> Float[Tensor, "..."]:
     """K_(v+1)(x) / K_v(x), v >= 0; arguments and errors as `log_iv`."""
     order, x = _as_tensors(order, x)
     return _Ratio.apply(order, x, "k", strict)  # type: ignore[no-any-return]
@@ -206,7 +199,7 @@ def _over_power(log_i: Tensor, order: Tensor, x: Tensor) -> Tensor:
 
 
 def _evaluate(order: Tensor, x: Tensor, name: str) -> Tensor:
-    """The function of that name in `_LIMITS`, float64. To a compiler it is one operation: what it does depends on values."""
+    """The function of that name in `_LIMITS`, float64; to a compiler one operation."""
     if torch.compiler.is_compiling():
         return _opaque(order, x, name)
     return _at_all(order, x, name)
@@ -264,11 +257,12 @@ def _by_branches(v: Tensor, x: Tensor, name: str) -> Tensor:
 
 def _forms(name: str) -> list[Form]:
     """The functions of the branches, in the order of `BRANCHES`."""
-    sign = -1 if "_k" in name else 1
-    large, uniform = (large_ratio, uniform_ratio) if name.startswith("ratio") else (log_large, log_uniform)
+    sign, ratio = -1 if "_k" in name else 1, name.startswith("ratio")
+    large, uniform = (large_ratio, uniform_ratio) if ratio else (log_large, log_uniform)
+    more = RATIO_TERMS if ratio else 0
     return [
         *(partial(large, sign=sign, terms=terms) for terms in LARGE_TERMS),
-        *(partial(uniform, sign=sign, terms=row[0]) for row in UNIFORM),
+        *(partial(uniform, sign=sign, terms=row[0] + more) for row in UNIFORM),
         _FALLBACKS[name],
     ]
 
@@ -288,7 +282,7 @@ _FALLBACKS = {
 }
 
 
-def _as_tensors(order: Tensor | Number, x: Tensor | Number) -> tuple[Tensor, Tensor]:
+def _as_tensors(order: Tensor | float | int, x: Tensor | float | int) -> tuple[Tensor, Tensor]:
     """Both as tensors of one device.
 
     Raises:

@@ -19,7 +19,7 @@ Functions take `sign`, +1 for I and -1 for K. They own their intermediate tensor
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import cache
 
@@ -33,7 +33,7 @@ HALF_LOG_2PI, HALF_LOG_HALF_PI = 0.5 * math.log(2 * math.pi), 0.5 * math.log(0.5
 @cache
 def uniform_coefficients(terms: int) -> tuple[tuple[Fraction, ...], ...]:
     """p_0 .. p_terms, each by ascending powers of y: `u_k(t) = t^k p_k(t^2)`."""
-    found = [(Fraction(1),)]
+    found: list[tuple[Fraction, ...]] = [(Fraction(1),)]
     for k in range(terms):
         following = [Fraction(0)] * (k + 2)
         for j, c in enumerate(found[-1]):
@@ -67,7 +67,7 @@ def _polynomial(coefficients: tuple[float, ...], y: Tensor) -> Tensor:
     return total.add_(coefficients[0])
 
 
-def _sum(rows: tuple[tuple[float, ...], ...], w: Tensor, y: Tensor) -> Tensor:
+def _sum(rows: Sequence[tuple[float, ...]], w: Tensor, y: Tensor) -> Tensor:
     """`sum_k w^k rows_k(y)`."""
     total = _polynomial(rows[-1], y)
     for row in reversed(rows[:-1]):

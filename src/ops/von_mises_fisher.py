@@ -1,4 +1,4 @@
-"""The von Mises-Fisher distribution on the unit sphere of R^p: density, maximum likelihood, samples; p to 32768 and more.
+"""The von Mises-Fisher distribution on the unit sphere of R^p: density, fit, samples; p to 32768 and more.
 
     log f(z) = kappa mu.z + (p/2 - 1) log kappa - (p/2) log 2 pi - log I_(p/2-1)(kappa)
 
@@ -73,8 +73,8 @@ def fit_vmf(z: Float[Tensor, "*batch n dim"], *, unbias: bool = False, steps: in
         steps: of Newton's method.
 
     Raises:
-        ValueError: fewer than 2 samples, dim below 2, a vector that is not of length 1, samples that are all equal (kappa
-            is infinite) or whose mean is 0 (it has no direction).
+        ValueError: fewer than 2 samples, dim below 2, a vector that is not of length 1, samples that are all equal
+            (kappa is infinite) or whose mean is 0 (it has no direction).
     """
     n, dim = z.shape[-2:]
     if n < 2:
@@ -181,7 +181,7 @@ def _symmetric_beta(dim: int, u: Tensor, angle: Tensor) -> Tensor:
 
 
 def check_unit(name: str, vectors: Tensor) -> None:
-    """Raises ValueError naming the first vector that is not of length 1, and dim below 2; looks at no compiled values."""
+    """Raises ValueError naming the first vector that is not of length 1, and for dim below 2; not when compiled."""
     _check_dim(vectors.shape[-1])
     if torch.compiler.is_compiling() or vectors.device.type == "meta":
         return

@@ -2,11 +2,17 @@
 
 from .adapter_toy import AdapterToy
 from .answers import QuestionAnswering
+from .barlow_study import BarlowSyntheticStudy
+from .barlow_twins import BarlowTwinsTask
 from .base import Task
+from .bessel_studies import BesselAccuracyStudy, BesselSpeedStudy, VMFFeatureStudy, VMFRecoveryStudy
 from .classification import Classification
+from .collapse_studies import Descent, UnconstrainedFeaturesStudy
 from .compression_study import CompressionStudy
+from .equiangular_study import EquiangularGeometryStudy
 from .equivariance_study import EquivarianceStudy
 from .farms_studies import PruningStudy, RandomSpectrum
+from .feature_analysis import FeatureAnalysis
 from .field_losses import RelativeH1, RelativeL2
 from .flora_studies import DigitTransferStudy, PlantedTuckerStudy
 from .frame_studies import FrameDegeneracy, FrameInvariance, GraphSeparation
@@ -17,6 +23,7 @@ from .lie_studies import EKFStudy, LieIdentities, SmoothingStudy
 from .maestro import OrderedClassification, PrefixClassification
 from .maestro_studies import OrderedAutoencoder, OrderedLinearMap
 from .motion import ParticleForecast, TrajectoryForecast
+from .neural_collapse import NeuralCollapse
 from .normals import NormalEstimation
 from .operator_learning import OperatorLearning
 from .patch_memory import PatchMemory
@@ -35,12 +42,19 @@ from .temperature_balance import TemperatureBalance
 
 __all__ = [
     "AdapterToy",
+    "BarlowSyntheticStudy",
+    "BarlowTwinsTask",
+    "BesselAccuracyStudy",
+    "BesselSpeedStudy",
     "Classification",
     "CompressionStudy",
     "DelayFit",
+    "Descent",
     "DigitTransferStudy",
     "EKFStudy",
+    "EquiangularGeometryStudy",
     "EquivarianceStudy",
+    "FeatureAnalysis",
     "FourierGain",
     "FrameDegeneracy",
     "FrameInvariance",
@@ -49,6 +63,7 @@ __all__ = [
     "GraphSeparation",
     "LanguageModelling",
     "LieIdentities",
+    "NeuralCollapse",
     "NoisyClassification",
     "NormalEstimation",
     "OperatorLearning",
@@ -82,4 +97,7 @@ __all__ = [
     "TemperatureBalance",
     "TrajectoryForecast",
     "TransferStudy",
+    "UnconstrainedFeaturesStudy",
+    "VMFFeatureStudy",
+    "VMFRecoveryStudy",
 ]

@@ -147,9 +147,9 @@ class BesselSpeedStudy:
 class VMFRecoveryStudy:
     """Concentrations found again: from the exact length of the mean, and from samples.
 
-    Calling it returns `start@p` and `newton@p`, relative errors of kappa_0 and after `steps` of Newton's method from the
-    exact A_p(kappa), for p = 2048, 8192, 32768 with kappa = 500, 2000, 8000; `newton`, the largest; and for `samples`
-    draws at p = `dim`, kappa = `kappa`: `sampled` and `sampled/unbiased`, the signed relative errors of the fit without
+    Calling it returns `start@p` and `newton@p`, relative errors of kappa_0 and after `steps` of Newton's method
+    from the exact A_p(kappa), for p = 2048, 8192, 32768 with kappa = 500, 2000, 8000; `newton`, the largest; and for
+    `samples` draws at p = `dim`, kappa = `kappa`: `sampled` and `sampled/unbiased`, the signed relative errors of the fit without
     and with the correction of small samples, `sampled/absolute`, `fit_s`, the seconds of the first fit.
 
     Raises:
@@ -199,7 +199,8 @@ class VMFFeatureStudy:
     """Von Mises-Fisher distributions of a trained classifier's convolutional features, of all classes and of each.
 
     The last feature map, averaged to side x side and normalised, gives vectors of p = channels * side^2 numbers. Fitted
-    on the training split (means are summed batch by batch), tested on the test split. Calling it returns, as `name@side`,
+    on the training split (means are summed batch by batch), tested on the test split. Calling it returns, as
+    `name@side`,
 
     | name | meaning |
     |---|---|
@@ -271,7 +272,9 @@ class VMFFeatureStudy:
                 total = sums.setdefault(side, z.new_zeros(classes, z.shape[1]))
                 total.index_add_(0, y, z)
         if int(counts.min()) < 2:
-            raise DataError(f"class {int(counts.argmin())} has {int(counts.min())} training images, a fit needs 2")
+            raise DataError(
+                f"class {int(counts.argmin())} has {int(counts.min())} training images, a fit needs 2"
+            )
         return sums, counts
 
     @staticmethod
@@ -309,5 +312,7 @@ def unit_features(maps: Tensor, side: int) -> Tensor:
     z = F.adaptive_avg_pool2d(maps.double(), side).flatten(1)
     lengths = z.norm(dim=1, keepdim=True)
     if bool((lengths == 0).any()):
-        raise DataError(f"feature vector {int((lengths == 0).nonzero()[0, 0])} of a batch is zero: it has no direction")
+        raise DataError(
+            f"feature vector {int((lengths == 0).nonzero()[0, 0])} of a batch is zero: it has no direction"
+        )
     return z / lengths

@@ -32,7 +32,6 @@ def collapse_measures(
 
     | name | meaning |
     |---|---|
-    | `sigma2/1` .. `sigma2/K` | diag(W W^T) |
     | `lengths` | the largest deviation of a row's squared length from the optimum's, relative to it; of a class that \
 is lost there, relative to the longest |
     | `gof/w`, `gof/h`, `gof/wh`, `gof/w_h`, `gof` | without a bias: those of `general_frame`, and the largest |
@@ -63,9 +62,8 @@ def product(weights: Sequence[Float[Tensor, "_ _"]]) -> Float[Tensor, "classes d
 
 def _against(optimum: CollapseOptimum, whole: Tensor, features: Tensor, labels: Tensor) -> dict[str, float]:
     squares, wanted = whole.square().sum(1).cpu(), optimum.weight_gram.diag()
-    found = {f"sigma2/{k}": float(value) for k, value in enumerate(squares, 1)}
     unit = torch.where(wanted > 0, wanted, wanted.max())
-    found["lengths"] = float(((squares - wanted).abs() / unit).max())
+    found = {"lengths": float(((squares - wanted).abs() / unit).max())}
     if optimum.bias:
         return found
     frame = general_frame(whole, features, labels, optimum.sigma2, optimum.ridge)

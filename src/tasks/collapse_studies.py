@@ -18,7 +18,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from ..models.arguments import check_choice, check_sizes
 from ..models.heads.deep_linear import INITS, NORMAL_SD, DeepLinearHead
 from ..ops.collapse_optimum import check_problem, class_labels, collapse_optimum, decay_terms
-from .collapse_measures import LOSSES, collapse_measures
+from .collapse_measures import LOSSES, collapse_measures, product
 
 METHODS = ("lbfgs", "sgd")
 MARKS = (100, 1000, 3000, 10_000, 30_000)
@@ -98,6 +98,7 @@ class UnconstrainedFeaturesStudy:
     |---|---|
     | `loss`, `steps` | at the end, and how many were taken |
     | `loss/optimum`, `gap` | of mse: the closed form's loss, and how far from it |
+    | `sigma2/1` .. `sigma2/K` | diag(W W^T) of the product of the layers |
     | others | see `collapse_measures` |
     | `gof@1000`, `gap@1000`, `gof@3000`, .. | of sgd: after so many steps |
 
@@ -108,7 +109,7 @@ class UnconstrainedFeaturesStudy:
         decay: lambda_W and lambda_H.
         loss: mse (the module's f) or ce (the mean cross-entropy in place of its squared error).
         bias: in the last layer, without decay.
-        descent: how to minimise; None: `Descent()`.
+        descent: how to minimise.
         seed: of the start.
 
     Raises:
@@ -164,10 +165,13 @@ class UnconstrainedFeaturesStudy:
     @torch.no_grad()
     def measure(self, head: DeepLinearHead, features: Tensor) -> dict[str, float]:
         """Loss and geometry of a point."""
-        loss, labels = float(self.objective(head, features)), class_labels(self.counts)
+        labels, weights = class_labels(self.counts), head.weights()
+        found = {"loss": float(self.objective(head, features))}
+        squares = product(weights).square().sum(1).tolist()
+        found |= {f"sigma2/{k}": value for k, value in enumerate(squares, 1)}
         if self.loss == "ce":
-            return {"loss": loss, **collapse_measures(head.weights(), features, labels, frame="simplex")}
+            return found | collapse_measures(weights, features, labels, frame="simplex")
         optimum = collapse_optimum(self.counts, self.depth, *self.decay, bias=self.bias)
         frame = "simplex" if self.bias else "orthogonal"
-        found = collapse_measures(head.weights(), features, labels, frame=frame, optimum=optimum)
-        return {"loss": loss, "loss/optimum": optimum.loss, "gap": abs(loss - optimum.loss), **found}
+        found |= {"loss/optimum": optimum.loss, "gap": abs(found["loss"] - optimum.loss)}
+        return found | collapse_measures(weights, features, labels, frame=frame, optimum=optimum)

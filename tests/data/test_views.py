@@ -145,6 +145,11 @@ def test_two_views() -> None:
     assert first.shape == second.shape == (16, 3, 24, 24)
     assert first.isfinite().all() and first.abs().max() <= 2
     assert not torch.allclose(first, second)
+    torch.manual_seed(0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        again, _ = make(x)
+    torch.manual_seed(0)
+    assert torch.equal(again, make(x)[0])
     plain = ViewAugmentation(size=32, scale=(1.0, 1.0), flip=0.0, jitter=0.0, grey=0.0)
     square = TwoViews(plain, plain)
     torch.testing.assert_close(square.standardised(x)[:, 1], (x[:, 1] - 0.456) / 0.224)

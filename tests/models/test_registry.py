@@ -24,8 +24,8 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml")) + sorted(
     for path in ADAPTERS.glob("*.yaml")
     if path.stem not in ("lora", "rslora", "pissa_minor")
 )
-# A classifier with every head that has a config: `vector+cosine`.
-NAMES += sorted(f"vector+{path.stem}" for path in HEADS.glob("*.yaml") if path.stem != "linear")
+# A classifier with every head that has a config: `mlp+cosine`.
+NAMES += sorted(f"mlp+{path.stem}" for path in HEADS.glob("*.yaml") if path.stem != "linear")
 # Whose base is one of `transformers`, an extra: small ones of the same architecture, with random weights.
 DECODER = {
     "base": {
@@ -98,7 +98,7 @@ SMALL = {
     "resnet50d": {"backbone": {"depth": 18, "width": 4}},
     "vgg13": {"backbone": {"depth": 11, "width": 2, "hidden": 6, "pool": 2, "dropout": 0.0}},
     "vector": {"backbone": {"dim_in": 6}},
-    "mlp": {"backbone": {"dims": [7, 6]}},
+    "mlp": {"backbone": {"dims": [7, 6], "dim_in": 5}},
     **LIBRARY,
 }
 SMALL_HEADS = {"grassmann": {"subspace_dim": 2}, "multi_linear": {"heads": 2}, "soft_triple": {"centres": 2}}

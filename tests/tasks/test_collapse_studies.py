@@ -71,7 +71,8 @@ def test_the_seed_decides_alone() -> None:
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"counts": (5, 0)}, "class 1 has no samples"), ({"counts": (5,)}, "at least 2 classes"), ({"loss": "mae"}, "loss is"),
+    ({"counts": (5, 0)}, "class 1 has no samples"), ({"counts": (5,)}, "at least 2 classes"),
+    ({"loss": "mae"}, "loss is"),
     ({"counts": (5, 4), "bias": True}, "must be equal"), ({"dim": 3}, "needs at least 4"),
     ({"counts": (5, 5, 5), "bias": True, "dim": 1}, "needs at least 2"), ({"decay": (1e-3,)}, "two numbers"),
     ({"decay": (1e-3, 0.0)}, "feature_decay"),

@@ -152,7 +152,7 @@ def test_a_network_that_fits_its_data_ends_in_the_closed_form() -> None:
 
 def test_errors() -> None:
     model = Classifier(Backbone(), DeepLinearHead, dim_out=3)
-    with pytest.raises(ValueError, match="weight_decay=0.0"):
+    with pytest.raises(ValueError, match=r"weight_decay=0\.0"):
         NeuralCollapse(model, optim=ADAM, weight_decay=0.0)
     with pytest.raises(ValueError, match="scaling is 'sum'"):
         NeuralCollapse(model, optim=ADAM, scaling="sum")

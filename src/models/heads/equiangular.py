@@ -64,7 +64,9 @@ class EquiangularHead(PreciseHead):
         check_positive(temperature=temperature)
         check_choice("method", method, METHODS)
         self.temperature = temperature
-        self.linear = nn.Linear(dim, self.basis_dim)
+        bound = dim**-0.5
+        self.weight = nn.Parameter(torch.empty(self.basis_dim, dim).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(self.basis_dim).uniform_(-bound, bound))
         self.register_buffer("vectors", torch.zeros(num_classes, self.basis_dim))
         self.empty = left_out() or self.vectors.is_meta
         if not self.empty:
@@ -81,13 +83,12 @@ class EquiangularHead(PreciseHead):
     def _logits(self, features: Tensor) -> Tensor:
         if self.empty and not self.vectors.is_meta:
             raise RuntimeError("the vectors of this head have not been made: load its state dict first")
-        bias = self.linear.bias.to(features.dtype)
-        z = unit(F.linear(features, self.linear.weight.to(features.dtype), bias))
+        z = unit(F.linear(features, self.weight.to(features.dtype), self.bias.to(features.dtype)))
         # Again of length 1: in a narrow type, or turned into a wider one, they no longer are.
         return F.linear(z, unit(self.vectors.to(features.dtype))) / self.temperature
 
     def _fitting(self, vectors: Tensor, where: str) -> Tensor:
-        """Unit rows; ValueError where they have another shape, or no direction."""
+        """Rows of length 1, those that are so already bit by bit; ValueError for another shape, or without direction."""
         if vectors.shape != self.vectors.shape:
             raise ValueError(
                 f"{where}: the vectors are {tuple(vectors.shape)}, the head's (num_classes, basis_dim) are "
@@ -96,9 +97,11 @@ class EquiangularHead(PreciseHead):
         if vectors.is_meta:
             return vectors
         try:
-            return unit_rows(vectors.double()).to(self.vectors.dtype)
+            made = unit_rows(vectors.double()).to(self.vectors.dtype)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
+        off = (torch.linalg.vector_norm(vectors.double(), dim=-1, keepdim=True) - 1).abs()
+        return torch.where(off > 8 * torch.finfo(vectors.dtype).eps, made, vectors.to(made.dtype))
 
     def extra_repr(self) -> str:
         return f"{self.dim} -> {self.basis_dim} -> {self.num_classes}, temperature={self.temperature}"
