@@ -61,6 +61,8 @@ def _slope_floats(terms: int) -> tuple[tuple[float, ...], ...]:
 
 def _polynomial(coefficients: tuple[float, ...], y: Tensor) -> Tensor:
     """By ascending powers."""
+    if len(coefficients) == 1:
+        return torch.full_like(y, coefficients[0])
     total = y * coefficients[-1]
     for c in reversed(coefficients[1:-1]):
         total.add_(c).mul_(y)
@@ -71,8 +73,7 @@ def _sum(rows: Sequence[tuple[float, ...]], w: Tensor, y: Tensor) -> Tensor:
     """`sum_k w^k rows_k(y)`."""
     total = _polynomial(rows[-1], y)
     for row in reversed(rows[:-1]):
-        total = total.mul_(w)
-        total = total.add_(_polynomial(row, y) if len(row) > 1 else row[0])
+        total = total.mul_(w).add_(_polynomial(row, y))
     return total
 
 

@@ -149,8 +149,8 @@ class VMFRecoveryStudy:
 
     Calling it returns `start@p` and `newton@p`, relative errors of kappa_0 and after `steps` of Newton's method
     from the exact A_p(kappa), for p = 2048, 8192, 32768 with kappa = 500, 2000, 8000; `newton`, the largest; and for
-    `samples` draws at p = `dim`, kappa = `kappa`: `sampled` and `sampled/unbiased`, the signed relative errors of the fit without
-    and with the correction of small samples, `sampled/absolute`, `fit_s`, the seconds of the first fit.
+    `samples` draws at p = `dim`, kappa = `kappa`: `sampled` and `sampled/unbiased`, the signed relative errors of the
+    fit without and with the correction of small samples, `sampled/absolute`, `fit_s`, the seconds of the first fit.
 
     Raises:
         ValueError: sizes below 1, samples or dim below 2.

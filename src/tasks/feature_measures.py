@@ -6,6 +6,7 @@
 | `nc1` | of the features, `ops.collapse`; `nc1_layer2`, ... of what enters further layers of a deep linear head |
 | `nc2`, `nc3` | of the head's matrix against a frame; `nc2_layer2`, ... from that layer on (NC3 is the same at all) |
 | `subspace_angle`, `least_subspace_angle` | principal angles between the classes of a Grassmann head, degrees |
+| `orthonormality_error` | max over its classes of max abs(S S^T - I) |
 
 NC2 and NC3 need one matrix (or stack of them) from the features to the classes: the `weights()` of a deep linear head,
 the rows of a fixed simplex, or a tensor `weight` of shape (classes, dim); heads that see directions alone
@@ -29,7 +30,7 @@ from ..models.heads.head import unit
 from ..models.heads.vmf import VonMisesFisherHead
 from ..ops.collapse import fits, layer_collapse, nc1
 from ..ops.feature_geometry import class_separation, intra_class_variability
-from ..ops.grassmann import principal_angles
+from ..ops.grassmann import orthonormality_error, principal_angles
 from .base import Batch
 
 MAX_SUBSPACES = 100  # whose angles are measured, each with each
@@ -72,6 +73,7 @@ def measure(
         found.values.update(_collapse(head, features, labels, frame))
     if isinstance(head, GrassmannHead):
         found.values.update(subspace_angles(head))
+        found.values["orthonormality_error"] = max(float(orthonormality_error(p).max()) for p in head.parameters())
     return found
 
 
