@@ -1,5 +1,10 @@
 """Pure functions on tensors that the models are built from."""
 
+from .bessel import iv_ratio as iv_ratio
+from .bessel import kv_ratio as kv_ratio
+from .bessel import log_iv as log_iv
+from .bessel import log_iv_over_power as log_iv_over_power
+from .bessel import log_kv as log_kv
 from .convolution import fft_conv as fft_conv
 from .convolution import next_fast_length as next_fast_length
 from .dense import combine_states as combine_states
@@ -54,3 +59,9 @@ from .spectral import truncated_rfftn as truncated_rfftn
 from .transfer import dense_transfer as dense_transfer
 from .transfer import diagonal_transfer as diagonal_transfer
 from .transfer import phi as phi
+from .von_mises_fisher import VonMisesFisher as VonMisesFisher
+from .von_mises_fisher import bessel_ratio as bessel_ratio
+from .von_mises_fisher import fit_vmf as fit_vmf
+from .von_mises_fisher import sample_vmf as sample_vmf
+from .von_mises_fisher import vmf_log_normaliser as vmf_log_normaliser
+from .von_mises_fisher import vmf_log_prob as vmf_log_prob

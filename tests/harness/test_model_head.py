@@ -42,7 +42,7 @@ def test_what_a_scale_builds_anew_loses_its_old_arguments_and_a_chosen_model_sta
 def test_a_model_is_made_with_a_head_by_name():
     model = eigenzoo.create_model("small_cnn", d_input=1, d_output=7, head="cosine")
     assert type(model.head).__name__ == "CosineHead" and model.num_classes == 7
-    with pytest.raises(ConfigError, match="head: there is no 'cosin'; .*did you mean 'cosine'"):
+    with pytest.raises(ConfigError, match=r"head: there is no 'cosin'; .*did you mean 'cosine'"):
         eigenzoo.create_model("small_cnn", d_input=1, d_output=7, head="cosin")
 
 

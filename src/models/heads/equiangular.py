@@ -88,7 +88,7 @@ class EquiangularHead(PreciseHead):
         return F.linear(z, unit(self.vectors.to(features.dtype))) / self.temperature
 
     def _fitting(self, vectors: Tensor, where: str) -> Tensor:
-        """Rows of length 1, those that are so already bit by bit; ValueError for another shape, or without direction."""
+        """Rows of length 1, bit by bit where they are so; ValueError for another shape or no direction."""
         if vectors.shape != self.vectors.shape:
             raise ValueError(
                 f"{where}: the vectors are {tuple(vectors.shape)}, the head's (num_classes, basis_dim) are "
