@@ -15,7 +15,20 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("adapters", "bessel", "egnn", "fno", "gaunt", "grassmann", "pde", "pissa", "s4", "s4d", "s5", "spectral")
+NAMES = (
+    "adapters",
+    "bessel",
+    "egnn",
+    "fno",
+    "gaunt",
+    "grassmann",
+    "pde",
+    "pissa",
+    "s4",
+    "s4d",
+    "s5",
+    "spectral",
+)
 
 
 def main() -> None:

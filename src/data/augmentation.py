@@ -18,10 +18,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from .module import check_whole
+
 Images = Float[Tensor, "batch channels height width"]
 Labels = Int[Tensor, " batch"]
 # Random erasing (Zhong et al. 2020, arXiv 1708.04896): share of the image, and height over width.
 ERASED, ASPECTS = (0.02, 0.4), (0.3, 1 / 0.3)
+# Of a Beta distribution: below, float32 holds the shares no longer, and draws near 0 and 1 come out as 1/2.
+LEAST_ALPHA = 0.01
 
 
 def random_crop(x: Images, padding: int) -> Images:
@@ -74,7 +78,7 @@ def mixup(
     """Convex combinations of the images with others of the batch, and of their labels; see the module's docstring.
 
     Raises:
-        ValueError: alpha not positive, a label out of range.
+        ValueError: alpha below 0.01, a label out of range.
     """
     kept = _share(x, alpha, per_image)
     partner = torch.randperm(len(x), device=x.device)
@@ -87,7 +91,7 @@ def cutmix(
     """A box of every image taken from another of the batch, the labels by area; see the module's docstring.
 
     Raises:
-        ValueError: alpha not positive, a label out of range.
+        ValueError: alpha below 0.01, a label out of range.
     """
     partner = torch.randperm(len(x), device=x.device)
     pasted, kept = _paste(x, partner, _share(x, alpha, per_image))
@@ -105,11 +109,11 @@ class ImageAugmentation:
         crop: pixels of padding of the random crop; 0 leaves the images where they are.
         flip: mirror half of the images.
         erasing: probability that a box of an image is erased.
-        mixup, cutmix: the alpha of their Beta distributions; 0 is without.
+        mixup, cutmix: the alpha of their Beta distributions, at least 0.01; 0 is without.
         per_image: a draw of mixup and cutmix for every image instead of one for the batch.
 
     Raises:
-        ValueError: a negative number, or a probability above 1.
+        ValueError: a negative number or one too small, a crop that is not whole, a probability above 1.
     """
 
     crop: int = 4
@@ -120,10 +124,16 @@ class ImageAugmentation:
     per_image: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("crop", "mixup", "cutmix"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)}: must not be negative, and finite")
+        check_whole("crop", self.crop, 0)
+        for name in ("mixup", "cutmix"):
+            if getattr(self, name) != 0:
+                check_alpha(name, getattr(self, name))
         check_probability("erasing", self.erasing)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether targets are distributions over the classes."""
+        return bool(self.mixup or self.cutmix)
 
     def __call__(
         self, x: Images, y: Labels, num_classes: int
@@ -156,6 +166,12 @@ def check_probability(name: str, value: float) -> None:
         raise ValueError(f"{name}={value}: must lie in [0, 1]")
 
 
+def check_alpha(name: str, value: float) -> None:
+    """Raises ValueError unless float32 can draw from the Beta distribution."""
+    if not LEAST_ALPHA <= value < math.inf:
+        raise ValueError(f"{name}={value}: must be at least {LEAST_ALPHA}, and finite")
+
+
 def chosen(x: Images, probability: float) -> Bool[Tensor, "batch 1 1 1"]:
     """For each image whether it is chosen, with the probability."""
     return torch.rand(len(x), 1, 1, 1, device=x.device) < probability
@@ -163,8 +179,7 @@ def chosen(x: Images, probability: float) -> Bool[Tensor, "batch 1 1 1"]:
 
 def _share(x: Tensor, alpha: float, per_image: bool) -> Tensor:
     """What every image keeps of itself (batch,), from Beta(alpha, alpha)."""
-    if not 0 < alpha < math.inf:
-        raise ValueError(f"alpha={alpha}: must be positive and finite")
+    check_alpha("alpha", alpha)
     a = torch.full((len(x) if per_image else 1,), float(alpha), device=x.device)
     return torch.distributions.Beta(a, a, validate_args=False).sample().expand(len(x))
 

@@ -69,7 +69,10 @@ def analyse(
     from ..models.compression import Maestro
     from ..models.heads.classifier import Classifier
 
-    words, model = words or FeatureWords(), zoo.load(source)
+    words = words or FeatureWords()
+    if words.transfer is not None:
+        _transfer_file(words.transfer)  # a wrong name should not be noticed at the end
+    model = zoo.load(source)
     if isinstance(model, Maestro):
         model = model.deploy()  # the layers that its factors stand for
     is_classifier = isinstance(model, Classifier)
@@ -125,11 +128,14 @@ def _geometry(run: Reopened, folder: Path, samples: int) -> None:
     from ..tasks.feature_measures import collect, split_row, spread_batches
 
     splits = [s for s in ("train", "test") if s in run.data.splits] or list(run.data.splits)
-    model, rows = run.model.to(_device()), []
+    model, rows, reasons = run.model.to(_device()), [], []
     for split in splits:
         features, labels, predicted = collect(model, spread_batches(run.data, split, samples), _device())
-        rows.append(split_row(split, features, labels, predicted, model.head))
+        row, undefined = split_row(split, features, labels, predicted, model.head)
+        rows.append(row)
+        reasons += [f"{split}: no {name}: {reason}" for name, reason in undefined.items()]
     print("\n" + _text(rows))
+    print(*reasons, sep="\n", end="\n" if reasons else "")
     present, compact = labels.unique(return_inverse=True)
     with storage("the analysis", folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -186,14 +192,9 @@ def _start(run: Reopened) -> Any:
 def _transfer_data(run: Reopened, name: str) -> Any:
     """The data of a config, set up; ConfigError where there are none of this name, or of other channels."""
     from .build import build
-    from .compose import near, options
     from .paper import read_yaml
-    from .schema import config_dir
 
-    path = config_dir() / "data" / f"{name}.yaml"
-    if not path.is_file():
-        raise ConfigError(f"--transfer: there are no data '{name}'" + near(name, options("data")))
-    node = read_yaml(path)
+    node = read_yaml(_transfer_file(name))
     seed = {} if "seed" in node else {"seed": 0}
     data: Any = build(node, f"data/{name}", allowed=(), **seed)
     mine, theirs = (some.sizes.get("dim_in") for some in (run.data, data))
@@ -202,6 +203,16 @@ def _transfer_data(run: Reopened, name: str) -> Any:
     data.prepare_data()
     data.setup("fit")
     return data
+
+
+def _transfer_file(name: str) -> Path:
+    from .compose import near, options
+    from .schema import config_dir
+
+    path = config_dir() / "data" / f"{name}.yaml"
+    if not path.is_file():
+        raise ConfigError(f"--transfer: there are no data '{name}'" + near(name, options("data")))
+    return path
 
 
 def _try(model: Any, x: Any, name: str) -> None:

@@ -1,6 +1,6 @@
 """Optimisers with parameter groups by tag, and learning-rate schedules."""
 
-from .grassmann import GrassmannAdamW, GrassmannSGD, RiemannianSGD
+from .grassmann import GrassmannAdamW, GrassmannSGD, RiemannianSGD, check_moved
 from .groups import AdamW, ModuleOptimizer, parameter_groups
 from .lars import LARS
 from .layerwise import LayerwiseSGD, layer_groups
@@ -9,5 +9,5 @@ from .schedules import step_decay, warmup_cosine, warmup_linear
 
 __all__ = [
     "LARS", "AdamW", "GrassmannAdamW", "GrassmannSGD", "LayerwiseSGD", "ModuleOptimizer", "OrthonormalAdamW",
-    "RiemannianSGD", "layer_groups", "parameter_groups", "step_decay", "warmup_cosine", "warmup_linear",
+    "RiemannianSGD", "check_moved", "layer_groups", "parameter_groups", "step_decay", "warmup_cosine", "warmup_linear",
 ]  # fmt: skip

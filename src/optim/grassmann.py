@@ -211,6 +211,20 @@ class GrassmannAdamW(_Mixed, AdamW):
         self._set_apart(model, grassmann, groups)
 
 
+def check_moved(model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+    """ValueError where an optimiser moves parameters tagged `grassmann` as if they were points of a plain space."""
+    if isinstance(optimiser, (_Mixed, RiemannianSGD)):
+        return
+    moved = {id(p) for group in optimiser.param_groups for p in group["params"]}
+    tags = tags_of(model)
+    for name, parameter in model.named_parameters():
+        if TAG in tags.get(name, ()) and id(parameter) in moved:
+            raise ValueError(
+                f"{type(optimiser).__name__} would take the subspaces '{name}' off the Grassmannian: take "
+                "GrassmannSGD or GrassmannAdamW (optim=grassmann_sgd, optim=grassmann_adamw)"
+            )
+
+
 def _descend(group: Mapping[str, Any], states: Mapping[Any, dict[str, Any]]) -> None:
     """One step of the parameters of a group; `states` makes what it lacks."""
     every = group["reorthonormalise_every"]

@@ -14,6 +14,7 @@ from torchmetrics import MeanMetric
 
 from ..data import TensorData
 from ..data.views import TwoViews
+from ..errors import ConfigError
 from ..ops.correlation import barlow_terms
 from .base import Batch, Task
 from .probes import LinearProbe, Neighbours, Redundancy
@@ -44,6 +45,7 @@ class BarlowTwinsTask(Task):
 
     Raises:
         ValueError: an unknown term, a negative weight, all weights 0.
+        ConfigError: on the fit's start, pixels that are not in [0, 1]; a training batch of one image.
     """
 
     def __init__(
@@ -69,7 +71,21 @@ class BarlowTwinsTask(Task):
         if "side" not in sizes or sizes["dim_in"] != 3:
             raise ValueError("these data are no colour images, of which the task makes views")
 
+    def on_fit_start(self) -> None:
+        data: TensorData = self.trainer.datamodule  # type: ignore[attr-defined]
+        some = data.prepare({key: tensor[:256] for key, tensor in data.splits["train"].items()})["x"]
+        low, high = float(some.min()), float(some.max())
+        if not 0 <= low <= high <= 1:
+            raise ConfigError(
+                f"data: has pixels from {low:.2f} to {high:.2f}, and views are of pixels in [0, 1]; an image set "
+                "hands them out with data.standardise=false"
+            )
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
+        if len(batch["x"]) < 2:
+            raise ConfigError(
+                "data.batch_size: leaves a training batch of one image, which has no cross-correlation"
+            )
         first, second = self.views(batch["x"])
         terms = dict(zip(TERMS, barlow_terms(self.model(first), self.model(second)), strict=True))
         return {name: self.weights[name] * term for name, term in terms.items()}

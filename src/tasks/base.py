@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..optim import ModuleOptimizer
+from ..optim import ModuleOptimizer, check_moved
 from .inputs import Batch as Batch
 from .inputs import model_inputs
 
@@ -85,6 +85,7 @@ class Task(pl.LightningModule):
         )
         subject = self.model if takes_module else [p for p in self.model.parameters() if p.requires_grad]
         optimizer = _made("optim", self._optim, subject)
+        _made("optim", check_moved, self.model, optimizer)
         if self._scheduler is None:
             return optimizer
         total = int(self.trainer.estimated_stepping_batches)  # fills num_training_batches, too

@@ -53,6 +53,11 @@ class Classification(Task):
         if any(k < 2 for k in top):
             raise ValueError(f"top={list(top)}: each must be a whole number of at least 2")
         self.rates, self.top = tuple(rates), tuple(top)
+        head = getattr(model, "head", None)
+        if getattr(augmentation, "mixes", False) and not getattr(head, "soft_targets", True):
+            raise ValueError(
+                f"augmentation: mixup and cutmix make targets of several classes, {type(head).__name__} takes one label"
+            )
         names = {
             "val": ["loss", "accuracy"],
             "test": [
@@ -71,7 +76,7 @@ class Classification(Task):
         if self.augmentation is not None and self.training:
             x, target = self.augmentation(batch["x"], target, self._num_classes())
             inputs = (x, *inputs[1:])
-        own = getattr(self.model, "loss", None)
+        own: Callable[..., Tensor] | None = getattr(self.model, "loss", None)
         if callable(own):
             return {"loss": own(*inputs, target, label_smoothing=self.label_smoothing)}
         logits = self.model(*inputs)

@@ -51,9 +51,11 @@ def _draw_history(panels: Any, history: Sequence[Mapping[str, float]]) -> None:
         known = [name for name in names if any(name in row for row in history)]
         for name, colour in zip(known, COLOURS, strict=False):
             points = [(row["epoch"], row[name]) for row in history if name in row]
-            axes.plot(*zip(*points, strict=True), ".-", color=colour, linewidth=1.2, label=name)
+            label = name.replace("_", " ")
+            axes.plot(*zip(*points, strict=True), ".-", color=colour, linewidth=1.2, label=label)
+        _whole_ticks(axes)
         if known and len(names) > 1:
-            axes.legend(frameon=False, fontsize=8)
+            axes.legend(fontsize=8, edgecolor="none", framealpha=0.85)  # which may lie on a curve
         finite = [row[name] for row in history for name in known if 0 < row.get(name, 0.0) < float("inf")]
         if names[0] == "nc1" and finite:
             axes.set_yscale("log")
@@ -83,3 +85,11 @@ def _draw_spectrum(axes: Any, centred: Tensor) -> None:
     axes.axhline(1.0, color=FAINT, linewidth=0.8, linestyle="--")
     axes.plot(range(1, len(share) + 1), share.numpy(), ".-", color=COLOURS[0], linewidth=1.2)
     axes.set_ylim(0, 1.05)
+    _whole_ticks(axes)
+
+
+def _whole_ticks(axes: Any) -> None:
+    """Of epochs and of numbers there are no halves."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from ..models.heads.classifier import Classifier
 from ..models.heads.cosine import CosineHead
+from ..models.heads.equiangular import EquiangularHead
 from ..models.heads.etf import SimplexETFHead
 from ..models.heads.grassmann import GrassmannHead
 from ..models.heads.head import unit
@@ -73,7 +74,7 @@ def measure(
         found.values.update(_collapse(head, features, labels, frame))
     if isinstance(head, GrassmannHead):
         found.values.update(subspace_angles(head))
-        found.values["orthonormality_error"] = max(float(orthonormality_error(p).max()) for p in head.parameters())
+        found.values["orthonormality_error"] = _orthonormality_error(head)
     return found
 
 
@@ -105,8 +106,8 @@ def head_weights(head: nn.Module) -> list[Tensor] | None:
         return [weight.detach() for weight in stack()]  # type: ignore[union-attr, attr-defined]
     weight = head.vectors if isinstance(head, SimplexETFHead) else getattr(head, "weight", None)
     shape = (getattr(head, "num_classes", None), getattr(head, "dim", None))
-    if not isinstance(weight, Tensor) or tuple(weight.shape) != shape:
-        return None
+    if isinstance(head, EquiangularHead) or not isinstance(weight, Tensor) or tuple(weight.shape) != shape:
+        return None  # an equiangular head normalises between its two matrices, of which the first may have this shape
     directed = isinstance(head, (CosineHead, VonMisesFisherHead))
     return [unit(weight.detach()) if directed else weight.detach()]
 
@@ -123,6 +124,11 @@ def subspace_angles(head: GrassmannHead) -> dict[str, float]:
     ]
     angles = torch.cat([pair.flatten() for pair in pairs]) * (180 / math.pi)
     return {"subspace_angle": float(angles.mean()), "least_subspace_angle": float(angles.min())}
+
+
+@torch.no_grad()
+def _orthonormality_error(head: GrassmannHead) -> float:
+    return max(float(orthonormality_error(p.detach()).max()) for p in head.parameters())
 
 
 def _by_dimension(bases: list[Tensor]) -> list[list[Tensor]]:
@@ -159,12 +165,14 @@ def spread_batches(data: Any, split: str, samples: int, batch_size: int = 500) -
 
 def split_row(
     split: str, features: Tensor, labels: Tensor, predicted: Tensor, head: nn.Module
-) -> dict[str, str | int | float]:
-    """The measures of a split under the heads of a table, with NC2 and NC3 against both frames."""
-    values = measure(features, labels, head).values
+) -> tuple[dict[str, str | int | float], dict[str, str]]:
+    """The measures of a split under the heads of a table, NC2 and NC3 to both frames; why others have none."""
+    found = measure(features, labels, head)
+    values = found.values
     accuracy = float((predicted == labels).double().mean())
     row = {"split": split, "samples": len(labels), "classes": len(labels.unique()), "accuracy": accuracy}
     for name, value in values.items():
         row[f"{name} (simplex)" if name.startswith(("nc2", "nc3")) else name] = value
     other = _collapse(head, features, labels, "orthogonal") if "nc1" in values else {}
-    return row | {f"{n} (orthogonal)": v for n, v in other.items() if n.startswith(("nc2", "nc3"))}
+    row |= {f"{n} (orthogonal)": v for n, v in other.items() if n.startswith(("nc2", "nc3"))}
+    return row, found.undefined

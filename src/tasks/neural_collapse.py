@@ -15,6 +15,7 @@ That is 2/K times the theory's objective with the decays (K/2) lambda_W and (K/2
 compared with the closed form.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -56,7 +57,7 @@ class NeuralCollapse(Classification):
         scaling: theory or torch, see the module.
 
     Raises:
-        ValueError: an unknown loss or scaling, a decay that is negative.
+        ValueError: an unknown loss or scaling, a decay that is not positive and finite.
         ConfigError: another model or head; on the fit's start, a class without training samples.
     """
 
@@ -77,16 +78,20 @@ class NeuralCollapse(Classification):
         check_choice("loss", loss, LOSSES)
         check_choice("scaling", scaling, SCALINGS)
         for name, decay in (("weight_decay", weight_decay), ("feature_decay", feature_decay)):
-            if not decay > 0:
-                raise ValueError(f"{name}={decay}: must be positive")
-        head = model.head if isinstance(model, Classifier) else model
-        if not isinstance(head, DeepLinearHead):
+            if not 0 < decay < math.inf:
+                raise ValueError(f"{name}={decay}: must be positive and finite")
+        if not isinstance(getattr(model, "head", None), DeepLinearHead) or not isinstance(model, Classifier):
+            found = model.head if isinstance(model, Classifier) else model
             raise ConfigError(
-                f"model.head: neural collapse is measured on a DeepLinearHead, not {type(head).__name__}"
+                f"model.head: neural collapse is measured on a DeepLinearHead, not {type(found).__name__}"
             )
         self.loss, self.scaling = loss, scaling
         self.weight_decay, self.feature_decay = weight_decay, feature_decay
-        self.head = head
+
+    @property
+    def head(self) -> DeepLinearHead:
+        """Of the model as it is now."""
+        return self.model.head  # type: ignore[return-value]
 
     def on_fit_start(self) -> None:
         self._optimum()  # a class without samples should not be noticed at the end

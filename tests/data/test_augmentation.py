@@ -113,7 +113,14 @@ def test_the_draws_are_those_of_the_seed() -> None:
 
 def test_bad_input() -> None:
     x, y = images(2), torch.tensor([0, 3])
-    for options in ({"crop": -1}, {"mixup": -0.1}, {"cutmix": float("nan")}, {"erasing": 1.5}):
+    for options in (
+        {"crop": -1},
+        {"mixup": -0.1},
+        {"cutmix": float("nan")},
+        {"erasing": 1.5},
+        {"crop": True},
+        {"mixup": 1e-3},
+    ):
         with pytest.raises(ValueError, match=next(iter(options))):
             ImageAugmentation(**options)
     with pytest.raises(ValueError, match=r"0 to 3 are not all in 0 \.\. 2"):

@@ -89,6 +89,10 @@ def test_the_features_of_a_classifier(run, capsys):
     assert Path("found/features.png").exists() and not Path("found/transfer.csv").exists()
     assert ask("analyse a-run --samples 8 --out few", capsys).code == 0
     assert [row["samples"] for row in rows_of("few/features.csv")] == ["8", "8"]
+    assert "no variability" not in answer.out
+    points = ask("analyse a-run --samples 4 --out points", capsys)  # one of each class
+    assert "test: no variability: labels: no class has two samples" in points.out
+    assert "variability" not in rows_of("points/features.csv")[0]
 
 
 def test_a_run_whose_data_are_not_there_keeps_its_spectra(run, capsys, monkeypatch):
@@ -104,6 +108,7 @@ def test_a_run_whose_data_are_not_there_keeps_its_spectra(run, capsys, monkeypat
 
 def test_transfer(run, capsys, monkeypatch):
     monkeypatch.setattr(analyse, "_transfer_data", lambda run, name: run.data)
+    monkeypatch.setattr(analyse, "_transfer_file", Path)
     answer = ask("analyse a-run --transfer squares --classes 1,2,3 --out found", capsys)
     assert answer.code == 0, answer.err
     assert "logistic probes on squares, classes 1, 2, 3" in answer.out
@@ -123,6 +128,7 @@ def test_the_transfer_set_has_to_fit(run, capsys, monkeypatch):
 
 def test_samples_that_the_network_does_not_take(run, capsys, monkeypatch):
     monkeypatch.setattr(analyse, "_transfer_data", lambda run, name: run.data)
+    monkeypatch.setattr(analyse, "_transfer_file", Path)
     monkeypatch.setattr(run.model, "features", partial(nn.Linear(9, 6).forward))
     monkeypatch.setattr(analyse, "_geometry", lambda *_: None)
     answer = ask("analyse a-run --transfer squares", capsys)
@@ -137,7 +143,7 @@ def test_samples_that_the_network_does_not_take(run, capsys, monkeypatch):
 ])  # fmt: skip
 def test_wrong_words(run, capsys, words, sentence):
     answer = ask(f"analyse a-run {words}", capsys)
-    assert answer.code == 2 and sentence in answer.err, answer.err
+    assert answer.code == 2 and sentence in answer.err and not answer.out, answer  # before any work
 
 
 def test_a_model_without_features_is_not_probed(capsys, tmp_path, monkeypatch):

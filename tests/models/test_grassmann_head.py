@@ -119,6 +119,7 @@ def test_unions_of_subspaces_need_subspaces():
     [
         ({"subspace_dim": 7}, r"subspace_dim=7: .* dim=6 "),
         ({"subspace_dim": 0}, "subspace_dim=0: must be at least 1"),
+        ({"subspace_dim": True}, "subspace_dim=True: must be a whole number"),
         ({"subspace_dim": [1, 2, 7, 1, 1]}, r"subspace_dim\[2\]=7: .* dim=6 "),
         ({"subspace_dim": [1, 2]}, "subspace_dim: has 2 entries for num_classes=5"),
         ({"scale": -1.0, "subspace_dim": 2}, "scale=-1.0"),

@@ -13,9 +13,11 @@ import torch.nn.functional as F
 from eigenzoo import testing
 from eigenzoo.models.heads.baselines import MultiLinearHead, SoftTripleHead, SubCenterArcFaceHead
 from eigenzoo.models.heads.cosine import ArcFaceHead, CosineHead, add_margin
+from eigenzoo.models.heads.deep_linear import DeepLinearHead
 from eigenzoo.models.heads.equiangular import EquiangularHead
 from eigenzoo.models.heads.etf import SimplexETFHead
 from eigenzoo.models.heads.grassmann import GrassmannHead
+from eigenzoo.models.heads.head import check_target, check_width
 from eigenzoo.models.heads.linear import LinearHead
 from eigenzoo.models.heads.vmf import VonMisesFisherHead, log_normaliser
 
@@ -29,6 +31,7 @@ HEADS = {
     "grassmann per class": lambda dim, classes: GrassmannHead(
         dim, classes, subspace_dim=[1 + c % 3 for c in range(classes)]
     ),
+    "deep_linear": lambda *sizes: DeepLinearHead(*sizes, depth=2, bias=True),
     "multi_linear": lambda *sizes: MultiLinearHead(*sizes, heads=3),
     "soft_triple": lambda *sizes: SoftTripleHead(*sizes, centres=3),
     "subcentre_arcface": lambda *sizes: SubCenterArcFaceHead(*sizes, centres=3, scale=25.0),
@@ -124,6 +127,25 @@ def test_bad_input(head, features):
     for call in (head, head.predict, lambda x: head.loss(x, LABELS)):
         with pytest.raises(ValueError, match=rf"width {DIM + 1}, .* {DIM}"):
             call(torch.zeros(BATCH, DIM + 1))
+
+
+def test_an_empty_batch_has_no_mean(head):
+    with pytest.raises(ValueError, match="target: 0 for 0 samples"):
+        head.loss(torch.zeros(0, DIM), torch.zeros(0, dtype=torch.int64))
+
+
+def test_shapes_that_do_not_fit():
+    """Where the annotations are not looked at."""
+    for target in (torch.zeros(13, dtype=torch.int64), torch.full((13, CLASSES), 1 / CLASSES)):
+        with pytest.raises(ValueError, match="target: 13 for 12 samples"):
+            check_target(target, CLASSES, 12)
+    with pytest.raises(ValueError, match=r"have shape \(12, 1, 6\), wanted \(batch, 6\)"):
+        check_width(torch.zeros(12, 1, 6), 6)
+
+
+def test_labels_of_any_integer_type(head, features):
+    for dtype in (torch.int32, torch.int16):
+        assert torch.equal(head.loss(features, LABELS.to(dtype)), head.loss(features, LABELS))
 
 
 @pytest.mark.parametrize(

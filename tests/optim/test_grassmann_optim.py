@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from eigenzoo.ops.grassmann import orthonormality_error, principal_angles, random_subspaces
 from eigenzoo.optim import AdamW
-from eigenzoo.optim.grassmann import GrassmannAdamW, GrassmannSGD, RiemannianSGD
+from eigenzoo.optim.grassmann import GrassmannAdamW, GrassmannSGD, RiemannianSGD, check_moved
 
 CLASSES, K, N = 5, 3, 12
 MIXED = [GrassmannSGD, GrassmannAdamW]
@@ -341,6 +341,16 @@ def test_wrong_words(make):
         make(Net(), grassmann={"reorthonormalise_every": 2.5})
     with pytest.raises(ValueError, match="no parameter of this model is tagged 'heads'"):
         make(Net(), groups={"heads": {"lr": 0.1}})
+
+
+def test_another_optimiser_would_leave_the_manifold():
+    model = Net()
+    for optimiser in (torch.optim.SGD(model.parameters(), lr=0.1), AdamW(model)):
+        with pytest.raises(ValueError, match=r"would take the subspaces 'head\.S' off .*optim=grassmann_sgd"):
+            check_moved(model, optimiser)
+    check_moved(model, GrassmannSGD(model))
+    check_moved(model, torch.optim.SGD(model.body.parameters(), lr=0.1))
+    check_moved(Net(tagged=False), AdamW(Net(tagged=False)))
 
 
 def test_wrong_parameters():

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from eigenzoo.data import TensorData
 from eigenzoo.data.module import Splits
 from eigenzoo.data.views import TwoViews, ViewAugmentation
+from eigenzoo.errors import ConfigError
 from eigenzoo.models.backbones.barlow_twins import BarlowTwins
 from eigenzoo.ops.correlation import barlow_terms, cross_correlation
 from eigenzoo.optim import AdamW
@@ -147,6 +148,14 @@ def test_bad_input() -> None:
             task(weights=weights)
     with pytest.raises(ValueError, match="colour"):
         task().check_sizes({"dim_in": 1, "dim_out": 10, "side": 28})
+    one = {"x": torch.rand(1, 3, 8, 8), "y": torch.zeros(1)}
+    with pytest.raises(ConfigError, match="a training batch of one image"):
+        task().losses(one)
+    data = Flags(8)
+    data.setup("fit")
+    data.splits["train"]["x"] -= 0.5
+    with pytest.raises(ConfigError, match=r"pixels from -0\.50 .* data\.standardise=false"):
+        trainer(num_sanity_val_steps=0).fit(task(), datamodule=data)
     x, y = torch.rand(4, 3), torch.arange(4)
     for k in (0, 5):
         with pytest.raises(ValueError, match=f"k={k}"):

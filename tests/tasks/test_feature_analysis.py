@@ -253,6 +253,13 @@ def test_angles_between_subspaces(dims):
     ]
     angles = torch.cat(pairs).rad2deg()
     found = subspace_angles(head)
+    torch.set_warn_always(
+        True
+    )  # of a number taken from a tensor with a gradient, say, which is an error here
+    try:
+        assert measure(*noisy(), head).values["orthonormality_error"] < 1e-6
+    finally:
+        torch.set_warn_always(False)
     assert math.isclose(found["subspace_angle"], float(angles.mean()), rel_tol=1e-6)
     assert math.isclose(found["least_subspace_angle"], float(angles.min()), rel_tol=1e-6)
     assert found.items() <= measure(*noisy(), head).values.items()
@@ -275,7 +282,10 @@ def test_a_row_of_the_table():
     x, labels = noisy()
     predicted = labels.clone()
     predicted[0] = 2
-    row = split_row("test", x, labels, predicted, Rows(WIDTH, CLASSES))
+    row, undefined = split_row("test", x, labels, predicted, Rows(WIDTH, CLASSES))
+    assert not undefined
+    points, reasons = split_row("test", x[:3], torch.arange(3), torch.arange(3), Rows(WIDTH, CLASSES))
+    assert "variability" not in points and "no class has two samples" in reasons["variability"]
     assert row["split"] == "test" and row["samples"] == 17 and math.isclose(row["accuracy"], 16 / 17)
     assert {
         "nc2 (simplex)",

@@ -160,3 +160,12 @@ def test_errors() -> None:
         NeuralCollapse(nn.Linear(16, 3), optim=ADAM)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="class 2 has no training samples"):
         attached(task(), Missing(4))
+
+
+def test_another_head_put_into_the_model_is_the_one_measured() -> None:
+    data = Equal(4)
+    made = attached(task(), data)
+    torch.manual_seed(1)
+    made.model.head = DeepLinearHead(5, 3, depth=3)
+    assert made.measure()["loss"] == pytest.approx(full(made, data, **DECAYS), rel=1e-5)
+    assert made.head is made.model.head and not any(name.startswith("head.") for name in made.state_dict())

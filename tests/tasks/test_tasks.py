@@ -7,7 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from eigenzoo.data import ImageAugmentation
 from eigenzoo.errors import ConfigError
+from eigenzoo.models.backbones import Identity
+from eigenzoo.models.heads import ArcFaceHead, Classifier, GrassmannHead
 from eigenzoo.optim import AdamW
 from eigenzoo.tasks import Classification, Regression
 
@@ -107,6 +110,20 @@ def test_a_fault_of_the_optimiser_is_one_of_the_config() -> None:
     task = Classification(Fixed(), optim=partial(AdamW, groups={"ssm": {"lr": 1.0}}))
     with pytest.raises(ConfigError, match=r"optim: groups\.ssm: no parameter of this model is tagged 'ssm'"):
         task.configure_optimizers()
+
+
+def test_subspaces_under_an_optimiser_that_does_not_know_them() -> None:
+    model = Classifier(Identity(8), GrassmannHead, dim_out=2)
+    task = Classification(model, optim=partial(torch.optim.SGD, lr=0.1))
+    with pytest.raises(ConfigError, match=r"optim: SGD would take the subspaces 'head\.subspaces_8' off"):
+        task.configure_optimizers()
+
+
+def test_mixed_images_and_a_head_that_takes_labels_alone() -> None:
+    model = Classifier(Identity(4), ArcFaceHead, dim_out=2)
+    with pytest.raises(ValueError, match=r"augmentation: mixup .*, ArcFaceHead takes one label"):
+        Classification(model, optim=OPTIM, augmentation=ImageAugmentation(mixup=0.2))
+    assert Classification(model, optim=OPTIM, augmentation=ImageAugmentation())
 
 
 def test_torchs_own_optimisers_get_the_trainable_parameters() -> None:

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from ..arguments import check_sizes
 from .cosine import check_margin, directions, margin_loss
-from .head import unit
-from .precise import PreciseHead, check_positive, cross_entropy
+from .head import cross_entropy, unit
+from .precise import PreciseHead, check_positive
 
 
 class MultiLinearHead(PreciseHead):
@@ -145,6 +145,8 @@ class SubCenterArcFaceHead(_CentresHead):
     Raises:
         ValueError: a size, the scale or the margin out of range; soft targets.
     """
+
+    soft_targets = False
 
     def __init__(
         self, dim: int, num_classes: int, *, centres: int = 8, scale: float = 64.0, margin: float = 0.5

@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .head import unit
-from .precise import PreciseHead, check_positive, cross_entropy
+from .head import cross_entropy, unit
+from .precise import PreciseHead, check_positive
 
 
 class CosineHead(PreciseHead):
@@ -63,6 +63,8 @@ class ArcFaceHead(CosineHead):
     Raises:
         ValueError: a size, the scale or the margin out of range; soft targets.
     """
+
+    soft_targets = False
 
     def __init__(self, dim: int, num_classes: int, *, scale: float = 64.0, margin: float = 0.5):
         super().__init__(dim, num_classes, scale=scale)

@@ -13,12 +13,10 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from ...ops.precision import without_autocast
 from ..arguments import check_choice, check_sizes
-from .head import Head, check_width
+from .precise import PreciseHead
 
 NORMAL_SD = 0.1
 INITS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -27,7 +25,7 @@ INITS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class DeepLinearHead(Head):
+class DeepLinearHead(PreciseHead):
     """`depth` linear layers, the last with a bias or not; see the module.
 
     Warns where a layer is narrower than the collapsed features are wide, K without and K - 1 with a bias: such a head
@@ -75,10 +73,8 @@ class DeepLinearHead(Head):
         """W_1 .. W_M, each (out, in): from the features to the classes."""
         return list(self.layers)
 
-    def forward(self, features: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch classes"]:
-        check_width(features, self.dim)
-        with without_autocast(features.device):
-            x = features.to(self.layers[0].dtype)
-            for weight in self.layers:
-                x = F.linear(x, weight)
-            return x if self.bias is None else x + self.bias
+    def _logits(self, features: Tensor) -> Tensor:
+        x = features
+        for weight in self.layers:
+            x = F.linear(x, weight.to(x.dtype))
+        return x if self.bias is None else x + self.bias.to(x.dtype)

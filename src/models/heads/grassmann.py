@@ -16,6 +16,7 @@ dimensions; bases are stored as rows, in one parameter per dimension, so that no
 
 import warnings
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -60,9 +61,12 @@ class GrassmannHead(PreciseHead):
         for k in self._distinct:
             subspaces = random_subspaces(self.subspace_dims.count(k), k, dim)
             self.register_parameter(_name(k), nn.Parameter(subspaces))
-        # Parameters hold the classes by dimension; this is where each class then is.
-        by_dimension = [c for k in self._distinct for c in self._of_dim(k)]
-        places = [by_dimension.index(c) for c in range(num_classes)]
+        # Parameters hold the classes by dimension; these are the row of each class in its own, and over all of them.
+        self._rows, start, places = [0] * num_classes, 0, [0] * num_classes
+        for k in self._distinct:
+            for row, c in enumerate(classes := self._of_dim(k)):
+                self._rows[c], places[c] = row, start + row
+            start += len(classes)
         self.register_buffer("_places", torch.tensor(places), persistent=False)
 
     def basis(self, label: int) -> Float[Tensor, "k dim"]:
@@ -74,7 +78,7 @@ class GrassmannHead(PreciseHead):
         if not 0 <= label < self.num_classes:
             raise ValueError(f"label {label} is not in 0 .. {self.num_classes - 1}")
         k = self.subspace_dims[label]
-        return self.get_parameter(_name(k))[self._of_dim(k).index(label)]
+        return self.get_parameter(_name(k))[self._rows[label]]
 
     def bases(self) -> list[Float[Tensor, "k dim"]]:
         """The bases of all classes, in their order."""
@@ -120,12 +124,14 @@ def _name(k: int) -> str:
 
 def _dims(subspace_dim: int | Sequence[int], dim: int, num_classes: int) -> tuple[int, ...]:
     """One dimension per class."""
-    one = isinstance(subspace_dim, int)
-    dims = (subspace_dim,) * num_classes if isinstance(subspace_dim, int) else tuple(subspace_dim)
+    one = not isinstance(subspace_dim, Sequence)
+    dims = tuple(subspace_dim) if isinstance(subspace_dim, Sequence) else (subspace_dim,) * num_classes
     if len(dims) != num_classes:
         raise ValueError(f"subspace_dim: has {len(dims)} entries for num_classes={num_classes} classes")
     for c, k in enumerate(dims):
         argument = "subspace_dim" if one else f"subspace_dim[{c}]"
+        if not isinstance(k, Integral) or isinstance(k, bool):
+            raise ValueError(f"{argument}={k}: must be a whole number")
         if k < 1:
             raise ValueError(f"{argument}={k}: must be at least 1")
         if k > dim:

@@ -17,9 +17,14 @@ class Head(nn.Module):
         dim: width of the features.
         num_classes: at least 2.
 
+    Attributes:
+        soft_targets: whether the loss takes distributions over the classes.
+
     Raises:
         ValueError: a size out of range.
     """
+
+    soft_targets = True
 
     def __init__(self, dim: int, num_classes: int):
         super().__init__()
@@ -42,18 +47,25 @@ class Head(nn.Module):
         """Mean cross-entropy in nats against labels, or against distributions over the classes (mixed images).
 
         Raises:
-            ValueError: a label out of range, a target of another shape.
+            ValueError: a label out of range, a target of another shape, an empty batch.
         """
-        check_target(target, self.num_classes)
-        return F.cross_entropy(self(features), target, label_smoothing=label_smoothing)
+        check_target(target, self.num_classes, len(features))
+        return cross_entropy(self(features), target, label_smoothing)
 
     def predict(self, features: Float[Tensor, "batch dim"]) -> Int[Tensor, " batch"]:
         """The class of the largest logit."""
         return self(features).argmax(-1)
 
 
-def check_target(target: Tensor, num_classes: int) -> None:
-    """Raises ValueError unless labels lie in 0 .. num_classes-1, and distributions have num_classes columns.
+def cross_entropy(logits: Tensor, target: Tensor, label_smoothing: float) -> Tensor:
+    """Mean cross-entropy against labels of any integer type, or against distributions of any floating type."""
+    target = target.to(logits.dtype) if target.is_floating_point() else target.long()
+    return F.cross_entropy(logits, target, label_smoothing=label_smoothing)
+
+
+def check_target(target: Tensor, num_classes: int, count: int) -> None:
+    """Raises ValueError unless there are `count` targets, at least one: labels in 0 .. num_classes-1, or distributions
+    over num_classes.
 
     Labels on a GPU are not looked at: that would wait for the device at every step, and data modules check theirs.
     """
@@ -62,7 +74,12 @@ def check_target(target: Tensor, num_classes: int) -> None:
             raise ValueError(f"target: has shape {tuple(target.shape)}, wanted (batch, {num_classes})")
     elif target.ndim != 1:
         raise ValueError(f"target: labels have shape {tuple(target.shape)}, wanted (batch,)")
-    elif target.device.type == "cpu" and not torch.compiler.is_compiling() and len(target):
+    if len(target) != count or not count:
+        raise ValueError(
+            f"target: {len(target)} for {count} samples; the mean loss needs one each, of one at least"
+        )
+    on_cpu = target.device.type == "cpu" and not torch.compiler.is_compiling()
+    if on_cpu and not target.is_floating_point():
         lowest, highest = (int(label) for label in target.aminmax())
         if lowest < 0 or highest >= num_classes:
             raise ValueError(
@@ -71,7 +88,9 @@ def check_target(target: Tensor, num_classes: int) -> None:
 
 
 def check_width(features: Tensor, dim: int) -> None:
-    """Raises ValueError unless the last axis of the features has the head's width."""
+    """Raises ValueError unless the features are (batch, dim) with the head's width."""
+    if features.ndim != 2:
+        raise ValueError(f"features: have shape {tuple(features.shape)}, wanted (batch, {dim})")
     if features.shape[-1] != dim:
         raise ValueError(f"features: have width {features.shape[-1]}, and the head is for {dim}")
 

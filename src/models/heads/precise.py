@@ -3,12 +3,11 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...ops.precision import without_autocast
-from .head import Head, check_target, check_width
+from .head import Head, check_target, check_width, cross_entropy
 
 
 class PreciseHead(Head):
@@ -34,7 +33,7 @@ class PreciseHead(Head):
         label_smoothing: float = 0.0,
     ) -> Float[Tensor, ""]:
         """`Head.loss`, in float32 or wider."""
-        check_target(target, self.num_classes)
+        check_target(target, self.num_classes, len(features))
         with without_autocast(features.device):
             return self._loss(self._wide(features), target, label_smoothing)
 
@@ -51,12 +50,6 @@ class PreciseHead(Head):
     def _wide(self, features: Tensor) -> Tensor:
         check_width(features, self.dim)
         return features.to(torch.promote_types(features.dtype, torch.float32))
-
-
-def cross_entropy(logits: Tensor, target: Tensor, label_smoothing: float) -> Tensor:
-    """Mean cross-entropy against labels, or against distributions of any floating type."""
-    target = target.to(logits.dtype) if target.is_floating_point() else target
-    return F.cross_entropy(logits, target, label_smoothing=label_smoothing)
 
 
 def check_positive(**values: float) -> None:
