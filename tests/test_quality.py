@@ -105,7 +105,7 @@ def test_text(path: Path):
 
 def foreign(text: str) -> set[str]:
     """Words that occur only in code that speaks to a library (`color=`, `.normalize(`, `"center"`)."""
-    prose = re.sub(r"\w+\s*[=(]|\.\w+|\"\w+\"", "", text)
+    prose = re.sub(r"\w+\s*[=(]|\.\w+|\"\w+\"|import \w+|\bcolorsys\b", "", text)
     return {word for word in AMERICAN if not re.search(rf"\b{word}", prose)}
 
 

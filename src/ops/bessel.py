@@ -23,6 +23,7 @@ sensitive as that: d log I / d log x = sqrt(v^2 + x^2), roughly.
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float, Real
@@ -130,18 +131,18 @@ class _LogBessel(torch.autograd.Function):
         return (_over_power(found, order, x) if kind == "i_over_power" else found).to(x.dtype)
 
     @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
         order, x, ctx.kind, _ = inputs
         ctx.save_for_backward(order, x)
 
     @staticmethod
-    def backward(ctx, *grads: Tensor):
+    def backward(ctx, *grads: Tensor) -> Any:
         order, x = ctx.saved_tensors
         slope = _slope(order.double(), x.double(), ctx.kind)
         return None, _to_shape(grads[0] * slope, x), None, None
 
     @staticmethod
-    def vmap(info, in_dims, order, x, kind, strict):
+    def vmap(info: Any, in_dims: tuple, order: Tensor, x: Tensor, kind: str, strict: bool) -> Any:
         order, x = _aligned(order, x, in_dims)
         return _LogBessel.apply(order, x, kind, strict), 0
 
@@ -156,12 +157,12 @@ class _Ratio(torch.autograd.Function):
         return _evaluate(order.double(), x.double(), "ratio_" + kind).to(x.dtype)
 
     @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
         order, x, ctx.kind, _ = inputs
         ctx.save_for_backward(order, x)
 
     @staticmethod
-    def backward(ctx, *grads: Tensor):
+    def backward(ctx, *grads: Tensor) -> Any:
         order, x = ctx.saved_tensors
         v, wide = order.double(), x.double()
         ratio = _Ratio.apply(v, wide, ctx.kind, False)
@@ -174,7 +175,7 @@ class _Ratio(torch.autograd.Function):
         return None, _to_shape(grads[0] * slope, x), None, None
 
     @staticmethod
-    def vmap(info, in_dims, order, x, kind, strict):
+    def vmap(info: Any, in_dims: tuple, order: Tensor, x: Tensor, kind: str, strict: bool) -> Any:
         order, x = _aligned(order, x, in_dims)
         return _Ratio.apply(order, x, kind, strict), 0
 

@@ -99,6 +99,17 @@ def test_dimensions_per_class_give_each_its_own():
         testing.assert_close(head(features)[:, c], alone(features)[:, 0], 1e-6)
 
 
+@pytest.mark.parametrize("assign", [False, True])
+def test_made_without_values_and_then_loaded(assign):
+    real, features = GrassmannHead(6, 5, subspace_dim=PER_CLASS), torch.randn(3, 6)
+    with torch.device("meta"):
+        head = GrassmannHead(6, 5, subspace_dim=PER_CLASS)
+    head = head if assign else head.to_empty(device="cpu")
+    head._places = head._places.fill_(0)  # whatever was in the memory
+    head.load_state_dict(real.state_dict(), assign=assign)
+    assert torch.equal(head(features), real(features))
+
+
 def test_tagged_for_the_optimiser():
     head = GrassmannHead(6, 5, subspace_dim=PER_CLASS)
     tags = tags_of(torch.nn.Sequential(head))

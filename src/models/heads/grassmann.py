@@ -62,12 +62,12 @@ class GrassmannHead(PreciseHead):
             subspaces = random_subspaces(self.subspace_dims.count(k), k, dim)
             self.register_parameter(_name(k), nn.Parameter(subspaces))
         # Parameters hold the classes by dimension; these are the row of each class in its own, and over all of them.
-        self._rows, start, places = [0] * num_classes, 0, [0] * num_classes
+        self._rows, self._order, start = [0] * num_classes, [0] * num_classes, 0
         for k in self._distinct:
             for row, c in enumerate(classes := self._of_dim(k)):
-                self._rows[c], places[c] = row, start + row
+                self._rows[c], self._order[c] = row, start + row
             start += len(classes)
-        self.register_buffer("_places", torch.tensor(places), persistent=False)
+        self.register_buffer("_places", torch.tensor(self._order), persistent=False)
 
     def basis(self, label: int) -> Float[Tensor, "k dim"]:
         """The rows that span the subspace of a class.
@@ -112,6 +112,8 @@ class GrassmannHead(PreciseHead):
             if saved is not None and saved.shape == self.get_parameter(_name(k)).shape and not saved.is_meta:
                 state_dict[name] = _orthonormal(saved, name, self._of_dim(k))
         super()._load_from_state_dict(state_dict, prefix, *rest)
+        # A module that was made without values has none here either.
+        self._places = torch.tensor(self._order, device=self.get_parameter(_name(self._distinct[0])).device)
 
     def extra_repr(self) -> str:
         dims = self._distinct[0] if len(self._distinct) == 1 else list(self.subspace_dims)
