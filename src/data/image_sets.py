@@ -28,7 +28,8 @@ class ImageSet(TensorData):
         eval_batch_size: samples of a validation or test batch; None takes `batch_size`.
         train_limit, test_limit: use the first so many images of the split; None uses all.
         val_fraction: of the training images, held out for validation (split seed 42).
-        counts: of every class, use the first so many of these training images, in the order of the file.
+        counts: of every class, use the first so many of these training images, in the order of the file; a class with
+            0 is left out of the test part, too.
         standardise: False leaves the pixels in [0, 1], for augmentations of colour.
 
     Raises:
@@ -77,6 +78,8 @@ class ImageSet(TensorData):
         if self.class_counts is not None:
             rows = first_of_each_class(self.name, splits["train"]["y"], self.class_counts)
             splits["train"] = {key: tensor[rows] for key, tensor in splits["train"].items()}
+            kept = torch.tensor(self.class_counts)[splits["test"]["y"]] > 0
+            splits["test"] = {key: tensor[kept] for key, tensor in splits["test"].items()}
         return splits | divided(splits["train"], self.val_fraction)
 
     def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ class FeatureWords:
     Attributes:
         transfer: a data config on which the features are probed; None: they are not.
         classes: only these labels of it.
-        samples: at most so many of each split, evenly spread.
+        samples: at most so many of each split, drawn at random.
     """
 
     transfer: str | None = None
@@ -200,6 +200,11 @@ def _transfer_data(run: Reopened, name: str) -> Any:
     mine, theirs = (some.sizes.get("dim_in") for some in (run.data, data))
     if mine != theirs:
         raise ConfigError(f"--transfer {name}: has {theirs} channels, and {run.folder} was trained on {mine}")
+    missing = [size for size in run.data.sizes if size not in data.sizes]
+    if missing:
+        raise ConfigError(
+            f"--transfer {name}: data of another kind than {run.folder}'s, without {', '.join(missing)}"
+        )
     data.prepare_data()
     data.setup("fit")
     return data

@@ -106,7 +106,7 @@ def _replace_head(cfg: Any, plain: Any, name: str, place: Path | None) -> None:
     paths = [folder / HEAD / f"{name}.yaml" for folder in (place, schema.config_dir()) if folder]
     head = OmegaConf.load(next(path for path in paths if path.exists()))
     before = OmegaConf.select(plain, HEAD)
-    if before is not None and before.get("_target_") != head.get("_target_"):
+    if isinstance(before, Mapping) and before.get("_target_") != OmegaConf.select(head, "_target_"):
         OmegaConf.update(cfg, HEAD, head, merge=False, force_add=True)
 
 
@@ -128,7 +128,7 @@ def _merge_scale(cfg: Any, given: Sequence[str], place: Path | None) -> Any:
     if not isinstance(content, Mapping):
         raise ConfigError(f"scales.{name}: {content!r} is not a mapping from keys to values")
     OmegaConf.set_struct(cfg, False)
-    content = _without_chosen(OmegaConf.create(content), given)
+    content = _without_chosen(OmegaConf.create(content), given)  # type: ignore[arg-type]
     _clear_replaced(cfg, content)
     cfg = OmegaConf.merge(cfg, content, *_debug_files(given, place))
     for word in given:

@@ -39,6 +39,7 @@ from .sequence_classification import SequenceClassification
 from .skr_study import SKRStudy, SortingStudy
 from .step_classification import StepClassification
 from .temperature_balance import TemperatureBalance
+from .transfer_callback import LinearTransfer
 
 __all__ = [
     "AdapterToy",
@@ -63,6 +64,7 @@ __all__ = [
     "GraphSeparation",
     "LanguageModelling",
     "LieIdentities",
+    "LinearTransfer",
     "NeuralCollapse",
     "NoisyClassification",
     "NormalEstimation",

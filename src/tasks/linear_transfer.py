@@ -84,7 +84,7 @@ def linear_transfer(
         raise ValueError(f"classes: the training part has no sample of class {missing[0]}")
     found = []
     for name, model in (("trained network", trained), ("network at its start", start), ("inputs", None)):
-        parts = [_inputs(model, part, device, batch_size) for part in (train, test)]
+        parts = [features_of(model, part, device, batch_size) for part in (train, test)]
         found.append(logistic_probe(name, parts[0], parts[1], seed=seed))
     return found
 
@@ -108,8 +108,10 @@ def chosen(part: Split, classes: Sequence[int] | None, split: str) -> Split:
 
 
 @torch.no_grad()
-def _inputs(model: Classifier | None, part: Split, device: torch.device | None, batch_size: int) -> _Part:
-    """What the probe sees of a part: features, or the samples flattened."""
+def features_of(
+    model: Classifier | None, part: Split, device: torch.device | None = None, batch_size: int = 500
+) -> _Part:
+    """What the probe sees of a part, in float64, and the labels: features, or of no model the samples flattened."""
     rows = [x if model is None else model.features(x.to(device)) for x in part["x"].split(batch_size)]
     flat = torch.cat([row.flatten(1).cpu() for row in rows])
     return flat.double().numpy(), part["y"].cpu().numpy()

@@ -64,6 +64,7 @@ def test_the_first_images_of_each_class_in_the_order_of_the_file() -> None:
     pixels = fake("mnist", "train", None)[0][:, :, :, 0]
     assert torch.equal(data.splits["train"]["y"], torch.tensor([0, 1, 3, 9, 0, 3]))  # labels are row % 10
     assert torch.equal(data.splits["train"]["x"][:, 0], pixels[[0, 1, 3, 9, 10, 13]])
+    assert data.splits["test"]["y"].tolist() == [0, 1, 3]  # of 0 .. 5: no images of classes that are left out
     with pytest.raises(ValueError, match="one per class"):
         MNISTImages(4, counts=[1, 2])
     with pytest.raises(DataError, match="class 4 has 2 images, counts asks for 3"):

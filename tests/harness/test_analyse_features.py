@@ -126,6 +126,19 @@ def test_the_transfer_set_has_to_fit(run, capsys, monkeypatch):
     assert answer.code == 2 and "--transfer cifar10: has 3 channels, and a-run was trained on 1" in answer.err
 
 
+def test_the_transfer_set_is_of_the_same_kind(run, capsys, monkeypatch):
+    """Fields have channels, too; they are not even read."""
+
+    class Fields(Squares):
+        @property
+        def sizes(self) -> dict[str, int]:
+            return {"dim_in": 1, "dim_out": 1}
+
+    monkeypatch.setattr("eigenzoo.harness.build.build", lambda node, path, **_: Fields())
+    answer = ask("analyse a-run --transfer burgers", capsys)
+    assert answer.code == 2 and "data of another kind than a-run's, without side" in answer.err
+
+
 def test_samples_that_the_network_does_not_take(run, capsys, monkeypatch):
     monkeypatch.setattr(analyse, "_transfer_data", lambda run, name: run.data)
     monkeypatch.setattr(analyse, "_transfer_file", Path)
