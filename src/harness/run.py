@@ -137,7 +137,7 @@ def summary(record: Mapping[str, Any]) -> str:
     """The result of a run in a few lines."""
     from .words import duration
 
-    rows = [f"{k:<18} {v:.4f}" for k, v in record["metrics"].items() if v is not None]
+    rows = [f"{k:<18} {_digits(v)}" for k, v in record["metrics"].items() if v is not None]
     tested = f", {record['weights']} weights" if record.get("weights") else ""
     rows.append(
         f"{record['experiment']} · scale {record['scale']} · seed {record['seed']} · {record['steps'] or 0:,} steps"
@@ -158,3 +158,8 @@ def changes(composed: Composed) -> dict[str, Any]:
         return {}
     mine = flatten({k: v for k, v in config.items() if k != "scales"})
     return {k: v for k, v in mine.items() if plain.get(k, "\0") != v}
+
+
+def _digits(value: float) -> str:
+    """Four places after the point, or three digits of what would vanish then."""
+    return f"{value:.3g}" if 0 < abs(value) < 5e-4 else f"{value:.4f}"
