@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from eigenzoo import testing
+from eigenzoo.models.heads import Classifier
 from eigenzoo.models.heads.baselines import MultiLinearHead, SoftTripleHead, SubCenterArcFaceHead
 from eigenzoo.models.heads.cosine import ArcFaceHead, CosineHead, add_margin
 from eigenzoo.models.heads.deep_linear import DeepLinearHead
@@ -405,3 +406,20 @@ def test_concentrations_stay_in_bounds(dim, log_kappa):
     assert loss.isfinite() and all(p.grad.isfinite().all() for p in head.parameters())
     assert ((head.concentrations >= 0.9e-3) & (head.concentrations <= 1.1e6)).all()
     torch.testing.assert_close(head.mean_directions.norm(dim=-1), torch.ones(2))
+
+
+def test_a_compiled_classifier_is_compiled_in_its_loss_too():
+    """`compile: true` compiles in place what is called, and the loss does not go through `forward`."""
+
+    class Twice(torch.nn.Module):
+        dim = DIM
+
+        def forward(self, x):
+            return 2 * x
+
+    model, graphs = Classifier(Twice(), LinearHead, dim_out=3), []
+    model.compile(backend=lambda graph, inputs: graphs.append(graph) or graph.forward)
+    model.loss(torch.randn(4, DIM), torch.tensor([0, 1, 2, 0]))
+    assert len(graphs) == 1
+    model(torch.randn(4, DIM))
+    assert len(graphs) == 1

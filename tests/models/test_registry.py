@@ -97,6 +97,7 @@ SMALL = {
     "resnet18": {"backbone": {"width": 4}},
     "resnet50d": {"backbone": {"depth": 18, "width": 4}},
     "vgg13": {"backbone": {"depth": 11, "width": 2, "hidden": 6, "pool": 2, "dropout": 0.0}},
+    "barlow_twins": {"backbone": {"width": 4}, "dims": [8, 8]},
     "vector": {"backbone": {"dim_in": 6}},
     "mlp": {"backbone": {"dims": [7, 6], "dim_in": 5}},
     **LIBRARY,

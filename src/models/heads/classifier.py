@@ -1,6 +1,7 @@
 """A backbone with a class head."""
 
 from collections.abc import Callable
+from typing import Any
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -46,6 +47,10 @@ class Classifier(nn.Module):
     ) -> Float[Tensor, ""]:
         """The head's loss on the features of `x`, see `Head.loss`."""
         return self.head.loss(self.backbone(x), target, label_smoothing=label_smoothing)
+
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Compiles the backbone in place: `forward` and `loss` share it, and the head is the small rest."""
+        self.backbone.compile(*args, **options)
 
     def example_inputs(self, batch: int = 2) -> tuple[Tensor, ...]:
         """Those of the backbone."""
