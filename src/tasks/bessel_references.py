@@ -22,8 +22,8 @@ DIGITS = 60
 _CUT = 150
 
 
-def load_mpmath() -> Any:
-    """The package `mpmath`, at 60 digits.
+def load_mpmath(digits: int = DIGITS) -> Any:
+    """The package `mpmath`, at so many digits.
 
     Raises:
         ModuleNotFoundError: it is not there; says how to get it.
@@ -34,7 +34,7 @@ def load_mpmath() -> Any:
         raise ModuleNotFoundError(
             "references of Bessel functions need the package mpmath: pip install mpmath"
         ) from missing
-    mpmath.mp.dps = DIGITS
+    mpmath.mp.dps = digits
     return mpmath
 
 

@@ -21,7 +21,7 @@ from ..errors import DataError
 from ..models.arguments import check_choice, check_sizes
 from ..ops.bessel import BRANCHES, K_FALLBACKS, bessel_branch, log_iv, log_kv
 from ..ops.von_mises_fisher import bessel_ratio, fit_kappa, fit_vmf, sample_vmf, vmf_log_normaliser
-from .bessel_references import draw_points, references
+from .bessel_references import draw_points, load_mpmath, references
 from .timing import medians, one_thread
 
 DIMENSIONS = {2048: 500.0, 8192: 2000.0, 32768: 8000.0}  # and the concentrations there
@@ -95,21 +95,25 @@ class BesselSpeedStudy:
 
     Arguments are log-uniform in [1e-2, 1e4], orders between the bounds given. Calling it returns, for `i` and `k`,
     `ours_ms/f`, `scipy_ms/f`, `ratio/f` (SciPy's time over ours), `non_finite/f` and `scipy_non_finite/f`, shares of
-    values that are not finite; and `non_finite`, the larger of ours.
+    values that are not finite; and `non_finite`, the larger of ours. Beside mpmath at 15 digits, on the first
+    `mpmath_points` of the points: `mpmath_ratio/f`, its time per point over ours, and `mpmath_failed/f`, the share of
+    points where it gives up.
 
     Raises:
         ValueError: sizes below 1, bounds that are not 0 < low < high.
+        ModuleNotFoundError: mpmath is not there.
     """
 
     low: float = 1e-2
     high: float = 1e4
     points: int = 200_000
     repeats: int = 5
+    mpmath_points: int = 200
     k_fallback: str = "trapezoid"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_sizes(points=self.points, repeats=self.repeats)
+        check_sizes(points=self.points, repeats=self.repeats, mpmath_points=self.mpmath_points)
         check_choice("k_fallback", self.k_fallback, K_FALLBACKS)
         if not 0 < self.low < self.high < math.inf:
             raise ValueError(f"low={self.low}, high={self.high}: must be 0 < low < high")
@@ -125,15 +129,36 @@ class BesselSpeedStudy:
             ours, scipy = times[name], times["scipy_" + name]
             found |= {f"ours_ms/{name}": ours, f"scipy_ms/{name}": scipy, f"ratio/{name}": scipy / ours}
             found |= {f"non_finite/{name}": lost[name], f"scipy_non_finite/{name}": lost["scipy_" + name]}
+            seconds, failed = self._mpmath(name)
+            found |= {
+                f"mpmath_ratio/{name}": 1e3 * seconds / (ours / self.points),
+                f"mpmath_failed/{name}": failed,
+            }
         return {**found, "non_finite": max(found["non_finite/i"], found["non_finite/k"])}
+
+    def _mpmath(self, name: str) -> tuple[float, float]:
+        """Mean seconds per point, and the share of points where it does not converge."""
+        mpmath = load_mpmath(digits=15)
+        function, failed = getattr(mpmath, f"bessel{name}"), 0
+        v, x = (z[: self.mpmath_points].tolist() for z in self._points())
+        start = time.perf_counter()
+        for order, argument in zip(v, x, strict=True):
+            try:
+                mpmath.log(function(order, argument))
+            except mpmath.libmp.NoConvergence:
+                failed += 1
+        return (time.perf_counter() - start) / len(v), failed / len(v)
+
+    def _points(self) -> tuple[np.ndarray, np.ndarray]:
+        generator = np.random.default_rng(self.seed)
+        v = np.exp(generator.uniform(math.log(self.low), math.log(self.high), self.points))
+        return v, np.exp(generator.uniform(math.log(1e-2), math.log(1e4), self.points))
 
     def calls(self) -> dict[str, Callable[[], Any]]:
         """What is timed."""
         from scipy import special
 
-        generator = np.random.default_rng(self.seed)
-        v = np.exp(generator.uniform(math.log(self.low), math.log(self.high), self.points))
-        x = np.exp(generator.uniform(math.log(1e-2), math.log(1e4), self.points))
+        v, x = self._points()
         order, argument = torch.from_numpy(v), torch.from_numpy(x)
         return {
             "i": lambda: log_iv(order, argument),

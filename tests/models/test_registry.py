@@ -138,6 +138,14 @@ WHOLE = (
     "adapted",
     "lenet",
     "maestro_lenet",
+    "small_cnn",
+    "resnet20",
+    "resnet18",
+    "resnet50d",
+    "vgg13",
+    "barlow_twins",
+    "vector",
+    "mlp",
     *LIBRARY,
 )
 SMALLER = {name: {"depth": 1} for name in SMALL if name not in WHOLE}
