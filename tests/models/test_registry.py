@@ -151,6 +151,8 @@ WHOLE = (
 SMALLER = {name: {"depth": 1} for name in SMALL if name not in WHOLE}
 # The library's checkpointing does not compile into one graph.
 SMALLER |= {name: {"base": {"checkpointing": False}} for name in LIBRARY}
+# The norm over a batch of two or three embeddings magnifies rounding.
+SMALLER["barlow_twins"] = {"norm": False}
 # Compiled dropout draws other numbers.
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 SMALLER["roberta_base"] = {"base": {"checkpointing": False, "architecture": STILL}}
