@@ -145,7 +145,7 @@ class BesselSpeedStudy:
         for order, argument in zip(v, x, strict=True):
             try:
                 mpmath.log(function(order, argument))
-            except mpmath.libmp.NoConvergence:
+            except (mpmath.libmp.NoConvergence, ValueError):  # how it says that it gives up
                 failed += 1
         return (time.perf_counter() - start) / len(v), failed / len(v)
 
