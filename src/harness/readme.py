@@ -59,7 +59,7 @@ def _bench(root: Path, words: Sequence[str]) -> str:
             x["case"],
             x["device"],
             *([peer] if several else []),
-            *(_short(x[k]) for k in ("ours_ms", "peer_ms", "ratio", "ours_mb", "peer_mb")),
+            *(_short(x.get(k)) for k in ("ours_ms", "peer_ms", "ratio", "ours_mb", "peer_mb")),
         ]
         for x, peer in zip(timed, peers, strict=True)
     ]
